@@ -1,0 +1,63 @@
+# make run    sets up .venv, pretrains a policy on the shipped response surfaces, evaluates it on held-out tasks
+# make test   sets up .venv, checks style and types, runs the tests
+# Variables:  VENV=.venv  PYTHON=python3.12  RUN=runs/NAME  PYTEST_ARGS="-k bank"
+
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
+PYTEST_ARGS ?=
+INSTALLED := pyproject.toml $(wildcard constraints/*.txt)
+
+# What `make run` trains and evaluates.
+COLLECTIONS ?= mlp
+SPLIT ?= kfold5
+FOLD ?= 0
+SEEDS ?= 0,1,2,3
+METHODS ?= policy,random,mean_list,portfolio,gp_ei,prior_ei
+TRIALS ?= 25
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint types format bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+$(VENV)/.installed-run: $(INSTALLED)
+	@scripts/setup_env.sh $(VENV)
+	@touch $@
+
+$(VENV)/.installed-test: $(INSTALLED)
+	@scripts/setup_env.sh $(VENV) test
+	@touch $@ $(VENV)/.installed-run
+
+run: $(VENV)/.installed-run
+	@run="$(RUN)"; set -e; \
+	$(BIN)/python -m hyprl_jax train --collections $(COLLECTIONS) --split $(SPLIT) --fold $(FOLD) \
+	    --seed $(SEEDS) --out "$$run"; \
+	$(BIN)/python -m hyprl_jax evaluate "$$run" --collections $(COLLECTIONS) --split $(SPLIT) --fold $(FOLD) \
+	    --methods $(METHODS) --trials $(TRIALS) --out "$$run/evaluation"
+
+test: lint types
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: lint types
+	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-run
+	$(BIN)/python -m hyprl_jax bench
+
+clean:
+	rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
