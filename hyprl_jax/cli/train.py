@@ -1,0 +1,149 @@
+"""The verb `train`: every field of `TrainConfig` is an option, on top of a configuration file if given."""
+
+from __future__ import annotations
+
+import json as json_module
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from hyprl_jax.cli.common import Command, JsonFlag, Outcome, UsageError, read_options
+from hyprl_jax.config import TrainConfig, from_dict
+from hyprl_jax.errors import InputError
+
+_ALIASES = {"--seed": "--seeds", "--fold": "--folds"}
+_LARGEST_CONFIG_FILE = 1_000_000  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Pretrain recurrent Q-policies on collections of response surfaces.
+
+    Examples:
+      hyprl train --collections mlp --split kfold5 --fold 0 --seed 0,1,2 --out runs/first
+      hyprl train --config my.json --learner.learning-rate 5e-4 --fold all --out runs/second
+      hyprl train --resume runs/first
+
+    --seed and --fold may be written for --seeds and --folds; `--fold all` trains every fold of the split.
+    """
+
+    out: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
+    """Folder of the new run (default: runs/DATE-TIME)."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
+    """Go on with an interrupted run, with its own configuration."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """A JSON file with any of the fields below; options on the command line win over it."""
+    json: JsonFlag = False
+    settings: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)] = TrainConfig()
+
+
+def read_train_options(words: list[str], program: str) -> TrainOptions:
+    """The options, with the configuration file (if any) as defaults and `--fold all` spelled out."""
+    words = _expand_aliases(words)
+    words, all_folds = _take_all_folds(words)
+    file = _value_of("--config", words)
+    settings = read_config_file(Path(file)) if file is not None else TrainConfig()
+    options = read_options(TrainOptions, words, program, default=TrainOptions(settings=settings))
+    if options.resume is not None:
+        _refuse_company_of_resume(words, all_folds)
+    elif not options.settings.collections:
+        raise UsageError(
+            "nothing to train on: name collections (`--collections mlp`); see `hyprl surfaces list`"
+        )
+    if all_folds:
+        options = replace(options, settings=replace(options.settings, folds=_every_fold(options.settings)))
+    return options
+
+
+def read_config_file(path: Path) -> TrainConfig:
+    """The configuration in a JSON file; InputError where it is none."""
+    try:
+        if path.stat().st_size > _LARGEST_CONFIG_FILE:
+            raise InputError(f"{path}: too large, give a JSON file like the config.json of a run")
+        values = json_module.loads(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be read ({fault.strerror}); name a JSON file") from None
+    except (ValueError, RecursionError) as fault:
+        raise InputError(f"{path}: not JSON ({fault}); mend it, or start from a run's config.json") from None
+    try:
+        return from_dict(values)
+    except InputError as mistake:
+        raise InputError(f"{path}: {mistake}") from None
+
+
+def run_train(options: TrainOptions) -> Outcome:
+    """Trains or resumes; says where the run is and how good its best policies are."""
+    from hyprl_jax import training
+
+    if options.resume is not None:
+        result = training.resume(options.resume)
+    else:
+        out = options.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        result = training.train(options.settings, out)
+    return Outcome(result, _summary(result))
+
+
+def _summary(result: dict[str, Any]) -> list[str]:
+    run = result["run"]
+    return [
+        f"trained {result['env_steps']:,} environment steps; the run is in {run}",
+        f"best validation regret: {_numbers(result['best_validation'])}",
+        f"evaluate it: hyprl evaluate {run} --methods policy,mean_list,portfolio --out {run}/evaluation",
+    ]
+
+
+def _numbers(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_numbers(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_numbers(item)}" for name, item in value.items())
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _expand_aliases(words: list[str]) -> list[str]:
+    expanded = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        expanded.append(_ALIASES.get(name, name) + equals + value)
+    return expanded
+
+
+def _take_all_folds(words: list[str]) -> tuple[list[str], bool]:
+    """`words` without `--folds all`, and whether it was there."""
+    for position, word in enumerate(words):
+        if word == "--folds=all":
+            return words[:position] + words[position + 1 :], True
+        if word == "--folds" and words[position + 1 : position + 2] == ["all"]:
+            return words[:position] + words[position + 2 :], True
+    return words, False
+
+
+def _value_of(option: str, words: list[str]) -> str | None:
+    for position, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+        if word == option and position + 1 < len(words):
+            return words[position + 1]
+    return None
+
+
+def _refuse_company_of_resume(words: list[str], all_folds: bool) -> None:
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    others = [name for name in given if name not in ("--resume", "--json")] + ["--fold"] * all_folds
+    if others:
+        raise UsageError(f"--resume goes on with the run's own configuration: leave out {', '.join(others)}")
+
+
+def _every_fold(settings: TrainConfig) -> tuple[int, ...]:
+    from hyprl_jax.surfaces import load_tables, number_of_folds
+
+    counts = {number_of_folds(load_tables(name), settings.split) for name in settings.collections}
+    if len(counts) > 1:
+        raise InputError("the collections have different numbers of folds: name the folds, `--fold 0,1,2`")
+    return tuple(range(counts.pop()))
+
+
+TRAIN = Command(TrainOptions, run_train, read_train_options)
