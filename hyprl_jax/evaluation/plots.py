@@ -1,0 +1,204 @@
+"""Regret and rank over trials as figures: PNG for documents, SVG for the web.
+
+Lines carry their names at their right end, so no legend has to be matched by colour alone; colours are those
+of Okabe and Ito, which people with colour vision deficiencies can tell apart, and repeat with another dash
+after eight methods. Methods called `policy...` are drawn heavier and on top. Figures are built from
+matplotlib's objects, without pyplot and its global state; matplotlib is imported when the first figure is
+drawn.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hyprl_jax.evaluation.table import title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008, "Color Universal Design"; the yellow is darkened to stand out from white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#9A8B00")
+DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+SIZE = (8.0, 4.8)  # inches
+DPI = 150
+INK, FAINT = "#333333", "#D9D9D9"
+_LABEL_HEIGHT = 13.0  # points between the baselines of two labels
+_LOWEST_REGRET = 1e-4  # zero has no place on a log axis
+
+
+def regret_figure(summary: dict[str, Any]) -> Figure:
+    """Mean normalized regret on a log axis, one line a method, with its 95% interval as a band."""
+    figure, axes = _canvas(summary, "Mean normalized regret (log scale, lower is better)")
+    curves = {
+        name: np.asarray(m["normalized_regret"], dtype=np.float64) for name, m in summary["methods"].items()
+    }
+    positive = np.concatenate([curve[curve > 0] for curve in curves.values()])
+    lowest = max(_LOWEST_REGRET, positive.min() / 1.5) if positive.size else _LOWEST_REGRET
+    highest = max(positive.max(), 10 * lowest) if positive.size else 1.0
+    axes.set_yscale("log")
+    trials = np.arange(1, summary["trials"] + 1)
+    for index, (name, curve) in enumerate(curves.items()):
+        ends = np.maximum(np.asarray(summary["methods"][name]["ci95"], dtype=np.float64), lowest / 10)
+        colour = PALETTE[index % len(PALETTE)]
+        alpha = 0.18 if _emphasised(name) else 0.09
+        axes.fill_between(trials, ends[:, 0], ends[:, 1], color=colour, alpha=alpha, linewidth=0)
+        _line(axes, index, name, trials, np.maximum(curve, lowest))
+    axes.set_ylim(lowest / 1.15, highest * 1.25)
+    _plain_log_ticks(axes)
+    _footnote(figure, axes, "bands: 95% bootstrap interval over tasks")
+    _label_ends(axes, {name: max(curve[-1], lowest) for name, curve in curves.items()})
+    return figure
+
+
+def rank_figure(summary: dict[str, Any]) -> Figure:
+    """Mean tie-averaged rank among the methods, one line a method; rank 1 is at the top."""
+    figure, axes = _canvas(summary, f"Average rank among {len(summary['methods'])} (1 is best)")
+    trials = np.arange(1, summary["trials"] + 1)
+    ranks = {name: np.asarray(m["rank"], dtype=np.float64) for name, m in summary["methods"].items()}
+    for index, (name, curve) in enumerate(ranks.items()):
+        _line(axes, index, name, trials, curve)
+    values = np.concatenate(list(ranks.values()))
+    margin = max(0.06 * float(np.ptp(values)), 0.2)
+    axes.set_ylim(values.max() + margin, values.min() - margin)
+    _label_ends(axes, {name: curve[-1] for name, curve in ranks.items()})
+    return figure
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """The figure as `{"png": bytes, "svg": bytes}`; the same figure gives the same bytes every time."""
+    import matplotlib as mpl
+
+    images = {}
+    with mpl.rc_context({"svg.hashsalt": "hyprl-jax", "svg.fonttype": "path"}):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            buffer = BytesIO()
+            figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+            images[kind] = buffer.getvalue()
+    return images
+
+
+def _canvas(summary: dict[str, Any], label: str) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=SIZE, facecolor="white")
+    FigureCanvasAgg(figure)
+    longest = max(len(_shortened(name)) for name in summary["methods"])
+    names_width = (longest * 6.7 + 26) / 72  # inches: letters, leader line and margin
+    axes = figure.add_axes((0.095, 0.125, 0.905 - names_width / SIZE[0], 0.775))
+    axes.set_title(_plain(title(summary)), loc="left", fontsize=11, color=INK, pad=10)
+    axes.set_xlabel("Trial", color=INK)
+    axes.set_ylabel(label, color=INK)
+    axes.grid(True, which="major", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#888888")
+    axes.tick_params(colors=INK, which="both", length=3)
+    trials = summary["trials"]
+    axes.set_xlim((1, trials) if trials > 1 else (0.5, 1.5))
+    inner = MaxNLocator(nbins=10, integer=True, min_n_ticks=1).tick_values(1, trials)
+    axes.set_xticks([1, *(tick for tick in inner if 1 + 0.03 * trials < tick <= trials)])
+    return figure, axes
+
+
+def _footnote(figure: Figure, axes: Axes, text: str) -> None:
+    figure.text(axes.get_position().x1, 0.028, text, ha="right", fontsize=8, color="#777777")
+
+
+def _line(axes: Axes, index: int, name: str, trials: np.ndarray, curve: np.ndarray) -> None:
+    colour = PALETTE[index % len(PALETTE)]
+    dash = DASHES[(index // len(PALETTE)) % len(DASHES)]
+    strong = _emphasised(name)
+    marker = "o" if len(trials) == 1 else None
+    axes.plot(
+        trials,
+        curve,
+        color=colour,
+        linestyle=dash,
+        linewidth=2.6 if strong else 1.5,
+        marker=marker,
+        zorder=4 if strong else 3,
+        label=_plain(name),
+        solid_capstyle="round",
+    )
+
+
+def _label_ends(axes: Axes, ends: dict[str, float]) -> None:
+    """Names right of the lines' ends, moved apart where they would overlap, with thin leader lines."""
+    height = SIZE[1] * 72 * axes.get_position().height  # of the axes, in points
+    leader = 0.25 / (SIZE[0] * axes.get_position().width)  # a quarter of an inch
+    names = list(ends)
+    wanted = np.asarray([axes.transData.transform((1.0, ends[name]))[1] for name in names])
+    bottom, top = axes.transAxes.transform([(0, 0), (0, 1)])[:, 1]
+    wanted = (wanted - bottom) / (top - bottom) * height
+    placed = _spread(wanted, min(_LABEL_HEIGHT, height / max(len(names), 1)), height)
+    for index, name in enumerate(names):
+        colour = PALETTE[index % len(PALETTE)]
+        axes.annotate(
+            _plain(_shortened(name)),
+            xy=(1.0, wanted[index] / height),
+            xycoords="axes fraction",
+            xytext=(1.0 + leader, placed[index] / height),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=9.5,
+            va="center",
+            ha="left",
+            annotation_clip=False,
+            fontweight="bold" if _emphasised(name) else "normal",
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1},
+        )
+
+
+def _spread(wanted: np.ndarray, gap: float, height: float) -> np.ndarray:
+    """Positions near `wanted` `[M]`, in the same order, at least `gap` apart and within 0 and `height`.
+
+    Least squares with a minimum distance: after subtracting `gap * place` the positions only have to be in
+    order, so neighbours out of order are pooled into their mean (pool adjacent violators).
+    """
+    order = np.argsort(wanted, kind="stable")
+    shifted = wanted[order] - gap * np.arange(len(wanted))
+    blocks: list[list[float]] = []  # sum, count
+    for value in shifted:
+        blocks.append([float(value), 1.0])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
+            total, count = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]
+    level = np.concatenate([np.full(int(count), total / count) for total, count in blocks])
+    level = np.clip(level, 0.0, max(height - gap * (len(wanted) - 1), 0.0))
+    placed = np.empty(len(wanted))
+    placed[order] = level + gap * np.arange(len(wanted))
+    return placed
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    """0.02 and 0.5 instead of powers of ten, and few enough of them to read."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    low, high = axes.get_ylim()
+    decades = np.log10(high / low)
+    steps = (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3.2 else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=steps, numticks=30))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _emphasised(name: str) -> bool:
+    return name.startswith("policy")
+
+
+def _plain(text: str) -> str:
+    """Text without a dollar's meaning of mathematics to matplotlib."""
+    return text.replace("$", r"\$")
+
+
+def _shortened(text: str, length: int = 24) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
