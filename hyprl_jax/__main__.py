@@ -1,7 +1,8 @@
 """The command line: `python -m hyprl_jax VERB ...`, also installed as `hyprl VERB ...`.
 
-This module only finds the verb; each group of verbs has a module in `hyprl_jax.cli`, imported when it is asked for,
-so that `--help` answers at once. Exit codes: 0 success, 2 a mistake in the input, 130 interrupted, 1 anything else.
+This module only finds the verb; each group of verbs has a module in `hyprl_jax.cli`, imported when it is
+asked for, so that `--help` answers at once. Exit codes: 0 success, 2 a mistake in the input, 130 interrupted,
+1 anything else.
 """
 
 from __future__ import annotations

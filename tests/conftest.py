@@ -1,7 +1,7 @@
 """What all tests share: where the real data lies, how JAX and hypothesis behave here.
 
-JAX runs on the CPU unless JAX_PLATFORMS says otherwise. JAX's persistent compilation cache stays off: on the CPU its
-entries are rejected on many machines, with messages on standard error, and what it saves is less than a test needs.
+JAX runs on the CPU unless JAX_PLATFORMS says otherwise. JAX's persistent compilation cache stays off: on the
+CPU its entries are rejected on many machines, with messages on standard error.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ os.environ.setdefault("MPLBACKEND", "agg")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 _tolerant = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large]
-hypothesis.settings.register_profile("default", deadline=None, max_examples=50, suppress_health_check=_tolerant)
+hypothesis.settings.register_profile(
+    "default", deadline=None, max_examples=50, suppress_health_check=_tolerant
+)
 hypothesis.settings.register_profile(
     "ci", deadline=None, max_examples=50, derandomize=True, suppress_health_check=_tolerant, print_blob=True
 )
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+hypothesis.settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
+)
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +37,10 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real response surfaces that is not part of the project: `../shared/data` of the checkout."""
+    """The folder of real response surfaces that is no part of the project: `../shared/data`."""
     path = REPOSITORY.parent / "shared" / "data"
     if not path.is_dir():
-        pytest.skip("the real response surfaces are absent: they belong into ../shared/data beside the checkout")
+        pytest.skip(
+            "the real response surfaces are absent: they belong into ../shared/data beside the checkout"
+        )
     return path

@@ -1,1 +1,1 @@
-"""The verbs of the command line, one module a group: they read options, call the library, print the answer."""
+"""The verbs of the command line, a module a group: they read options, call the library, print the answer."""

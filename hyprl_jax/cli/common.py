@@ -1,8 +1,8 @@
 """What all verbs share: options from frozen dataclasses, JSON or readable text, exit codes, clean endings.
 
-A verb is a `Command`: a dataclass of its options and a function from these to an `Outcome`. Tuples are written as
-one word with commas (`--seeds 0,1,2`). Messages and progress go to standard error; standard output holds the
-answer alone.
+A verb is a `Command`: a dataclass of its options and a function from these to an `Outcome`. Tuples are
+written as one word with commas (`--seeds 0,1,2`). Messages and progress go to standard error; standard output
+holds the answer alone.
 """
 
 from __future__ import annotations
