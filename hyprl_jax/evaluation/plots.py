@@ -27,7 +27,7 @@ SIZE = (8.0, 4.8)  # inches
 DPI = 150
 INK, FAINT = "#333333", "#D9D9D9"
 _LABEL_HEIGHT = 13.0  # points between the baselines of two labels
-_LOWEST_REGRET = 1e-4  # zero has no place on a log axis
+_LOWEST_REGRET = 1e-4  # what is below, zero above all, is drawn on the lower end of the log axis
 
 
 def regret_figure(summary: dict[str, Any]) -> Figure:
@@ -36,21 +36,17 @@ def regret_figure(summary: dict[str, Any]) -> Figure:
     curves = {
         name: np.asarray(m["normalized_regret"], dtype=np.float64) for name, m in summary["methods"].items()
     }
-    positive = np.concatenate([curve[curve > 0] for curve in curves.values()])
-    lowest = max(_LOWEST_REGRET, positive.min() / 1.5) if positive.size else _LOWEST_REGRET
-    highest = max(positive.max(), 10 * lowest) if positive.size else 1.0
+    bottom, top, floor_label = _log_range(np.concatenate(list(curves.values())))
     axes.set_yscale("log")
     trials = np.arange(1, summary["trials"] + 1)
     for index, (name, curve) in enumerate(curves.items()):
-        ends = np.maximum(np.asarray(summary["methods"][name]["ci95"], dtype=np.float64), lowest / 10)
-        colour = PALETTE[index % len(PALETTE)]
-        alpha = 0.18 if _emphasised(name) else 0.09
-        axes.fill_between(trials, ends[:, 0], ends[:, 1], color=colour, alpha=alpha, linewidth=0)
-        _line(axes, index, name, trials, np.maximum(curve, lowest))
-    axes.set_ylim(lowest / 1.15, highest * 1.25)
-    _plain_log_ticks(axes)
-    _footnote(figure, axes, "bands: 95% bootstrap interval over tasks")
-    _label_ends(axes, {name: max(curve[-1], lowest) for name, curve in curves.items()})
+        ends = np.maximum(np.asarray(summary["methods"][name]["ci95"], dtype=np.float64), bottom)
+        _band(axes, index, name, trials, ends)
+        _line(axes, index, name, trials, np.maximum(curve, bottom))
+    axes.set_ylim(bottom, top)
+    _plain_log_ticks(axes, floor_label)
+    _footnote(figure, "bands: 95% bootstrap interval over tasks")
+    _label_ends(axes, {name: max(curve[-1], bottom) for name, curve in curves.items()})
     return figure
 
 
@@ -108,8 +104,18 @@ def _canvas(summary: dict[str, Any], label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _footnote(figure: Figure, axes: Axes, text: str) -> None:
-    figure.text(axes.get_position().x1, 0.028, text, ha="right", fontsize=8, color="#777777")
+def _footnote(figure: Figure, text: str) -> None:
+    figure.text(0.985, 0.028, text, ha="right", fontsize=8, color="#777777")
+
+
+def _band(axes: Axes, index: int, name: str, trials: np.ndarray, ends: np.ndarray) -> None:
+    """Interval `[T, 2]` of a method; a single trial gets a bar, since a band would have no width."""
+    colour, strong = PALETTE[index % len(PALETTE)], _emphasised(name)
+    if len(trials) == 1:
+        axes.vlines(trials, ends[:, 0], ends[:, 1], color=colour, linewidth=5, alpha=0.35)
+    else:
+        alpha = 0.18 if strong else 0.09
+        axes.fill_between(trials, ends[:, 0], ends[:, 1], color=colour, alpha=alpha, linewidth=0)
 
 
 def _line(axes: Axes, index: int, name: str, trials: np.ndarray, curve: np.ndarray) -> None:
@@ -153,7 +159,14 @@ def _label_ends(axes: Axes, ends: dict[str, float]) -> None:
             ha="left",
             annotation_clip=False,
             fontweight="bold" if _emphasised(name) else "normal",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.7,
+                "relpos": (0.0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 1,
+            },
         )
 
 
@@ -178,17 +191,32 @@ def _spread(wanted: np.ndarray, gap: float, height: float) -> np.ndarray:
     return placed
 
 
-def _plain_log_ticks(axes: Axes) -> None:
-    """0.02 and 0.5 instead of powers of ten, and few enough of them to read."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+def _log_range(values: np.ndarray) -> tuple[float, float, str | None]:
+    """Ends of a log axis for `values`, and what its lower end stands for if some values lie below it."""
+    shown = values[values >= _LOWEST_REGRET]
+    low, high = (shown.min(), shown.max()) if shown.size else (0.1, 0.5)
+    hidden = values[values < _LOWEST_REGRET]
+    top = max(high, 2.0 * low) * 1.25
+    if hidden.size == 0:
+        return low / 1.35, top, None
+    return low / 3.0, top, "0" if (hidden == 0.0).all() else f"<{_LOWEST_REGRET:g}"
+
+
+def _plain_log_ticks(axes: Axes, floor_label: str | None) -> None:
+    """0.02 and 0.5, not powers of ten, and few enough to read; the lower end may have its own words."""
+    from matplotlib.ticker import LogLocator, NullLocator
 
     low, high = axes.get_ylim()
     decades = np.log10(high / low)
-    steps = (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3.2 else (1.0,)
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=steps, numticks=30))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    steps: tuple[float, ...] = (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3.2 else (1.0,)
+    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if decades < 1.2 else steps
+    lowest = low if floor_label is None else low * 10 ** (0.07 * decades)  # room for the words
+    ticks = LogLocator(base=10, subs=steps, numticks=30).tick_values(low, high)
+    marks = {float(tick): f"{tick:g}" for tick in ticks if lowest <= tick <= high}
+    if floor_label is not None:
+        marks[low] = floor_label
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks(list(marks), labels=list(marks.values()))
 
 
 def _emphasised(name: str) -> bool:

@@ -175,8 +175,8 @@ def _checked_shapes(played: Played, tasks: int) -> tuple[np.ndarray, np.ndarray]
     try:
         seconds = np.broadcast_to(np.asarray(played.suggest_seconds, dtype=np.float64), actions.shape)
     except (TypeError, ValueError) as error:
-        expected = list(actions.shape)
-        raise InputError(f"{where}: suggest_seconds must be numbers that broadcast to {expected}") from error
+        shape = list(actions.shape)
+        raise InputError(f"{where}: suggest_seconds must be numbers that broadcast to {shape}") from error
     if (seconds < 0).any() or np.isinf(seconds).any():
         raise InputError(f"{where}: suggest_seconds must be finite and not negative (NaN where not measured)")
     if (actions > np.iinfo(np.int64).max).any():

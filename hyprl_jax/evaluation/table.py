@@ -80,10 +80,9 @@ def title(summary: dict[str, Any]) -> str:
     fold = summary["fold"]
     where = f"{len(fold)} folds" if isinstance(fold, list) else f"fold {fold}"
     split = f", {summary['split']}, {where}" if summary["split"] else ""
-    tasks = len(summary["tasks"])
-    return (
-        f"{summary['collection']}{split}: {tasks} task{'s' if tasks > 1 else ''}, {summary['trials']} trials"
-    )
+    sizes = ((len(summary["tasks"]), "task"), (summary["trials"], "trial"))
+    words = ", ".join(f"{size} {word}{'s' if size > 1 else ''}" for size, word in sizes)
+    return f"{summary['collection']}{split}: {words}"
 
 
 def describe_tests(summary: dict[str, Any]) -> list[str]:
