@@ -1,0 +1,30 @@
+"""Collections of precomputed response surfaces on disk: read, write, check, describe, import, and split
+them.
+"""
+
+from hyprl_jax.surfaces.checks import Fault
+from hyprl_jax.surfaces.collection import Collection, CollectionInfo, Objective, Quantity
+from hyprl_jax.surfaces.importers import SOURCES, import_collection
+from hyprl_jax.surfaces.reading import find_collection, read_collection
+from hyprl_jax.surfaces.splits import Split, make_split, number_of_folds
+from hyprl_jax.surfaces.tables import TaskTables, load_tables, task_tables
+from hyprl_jax.surfaces.writing import write_collection
+
+__all__ = [
+    "SOURCES",
+    "Collection",
+    "CollectionInfo",
+    "Fault",
+    "Objective",
+    "Quantity",
+    "Split",
+    "TaskTables",
+    "find_collection",
+    "import_collection",
+    "load_tables",
+    "make_split",
+    "number_of_folds",
+    "read_collection",
+    "task_tables",
+    "write_collection",
+]

@@ -1,0 +1,72 @@
+"""Importers: what turns a source in its own format into a collection, one module a source.
+
+`import_collection` reads and checks everything before the target folder appears, so an import that fails or
+is interrupted leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyprl_jax.errors import InputError
+from hyprl_jax.surfaces.collection import Collection
+from hyprl_jax.surfaces.importers.ecml2016 import import_ecml2016
+from hyprl_jax.surfaces.importers.nnmeta import import_nnmeta
+from hyprl_jax.surfaces.writing import write_collection
+
+__all__ = ["SOURCES", "Source", "import_collection"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of source: what it is in words, and the function `(path, **options) -> Collection` that reads
+    it.
+    """
+
+    summary: str
+    read: Callable[..., Collection]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options that `read` takes."""
+        return tuple(inspect.signature(self.read).parameters)[1:]
+
+
+SOURCES: dict[str, Source] = {
+    "ecml2016": Source("SVM on 50 datasets, sparse text files (folder or tar archive)", import_ecml2016),
+    "hyprl-nnmeta": Source(
+        "neural networks on 50 datasets, text files (folder or tar archive)", import_nnmeta
+    ),
+}
+
+
+def import_collection(
+    source: str, path: str | Path, out: str | Path, overwrite: bool = False, **options: Any
+) -> Path:
+    """Import `path`, which is of the kind `source` (a key of `SOURCES`), as the collection folder `out`.
+
+    Args:
+        source: the kind of source.
+        path: the source's file or folder.
+        out: the folder to make; it appears whole or not at all.
+        overwrite: replace a collection that stands there.
+        options: what the source's importer takes, for instance `name`.
+
+    Raises:
+        InputError: unknown source or option, or a fault in the source, named with file and row.
+    """
+    if source not in SOURCES:
+        raise InputError(f"there is no importer '{source}'; available are {', '.join(sorted(SOURCES))}")
+    importer = SOURCES[source]
+    unknown = sorted(set(options) - set(importer.options))
+    if unknown:
+        known = ", ".join(importer.options) or "none"
+        raise InputError(f"the importer '{source}' has no option '{unknown[0]}'; it takes {known}")
+    out = Path(out).expanduser()
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already; choose another folder, remove it, or ask to overwrite it")
+    return write_collection(importer.read(path, **options), out, overwrite)
