@@ -91,9 +91,10 @@ def import_nnmeta(path: str | Path, name: str = "nnmeta") -> Collection:
     info = CollectionInfo(
         name=name,
         description=(
-            "Neural networks on 50 datasets, a grid of 2916 configurations each. The source scaled the responses "
-            "to [0, 1] per dataset and does not document the hyperparameters: names are their likely meaning, or "
-            "the columns of the source where that is unclear; shares are of an unstated maximum."
+            "Neural networks on 50 datasets, a grid of 2916 configurations each. The source scaled the "
+            "responses to [0, 1] per dataset and does not document the hyperparameters: names are their "
+            "likely meaning, or the columns of the source where that is unclear; shares are of an unstated "
+            "maximum."
         ),
         source="https://github.com/hadijomaa/HypRL, the meta-dataset of its original text files",
         licence="not stated by the source",
