@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from hyprl_jax.cli.common import INPUT_MISTAKE, Command, JsonFlag, Outcome, plain
+from hyprl_jax.cli.common import INPUT_MISTAKE, Command, JsonFlag, Outcome, plain, read_options
 
 _MOST_FAULTS_SHOWN = 100
 
@@ -157,6 +158,67 @@ def run_build(options: BuildOptions) -> Outcome:
     return _made(path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Turn a source in its own format into a collection; nothing is left behind where the source has a fault.
+
+    Examples:
+      hyprl surfaces import table results.csv --out meta_data/mine --help
+      hyprl surfaces import ecml2016 ecml2016-svm.tar.xz --out meta_data/svm288
+
+    SOURCE is one of collection, table, hyprl-nnmeta, ecml2016; with --help after it, its own options are shown.
+    """
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """The kind of source."""
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """The file, folder or archive to read."""
+    out: OutFolder
+    """Folder of the new collection."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace a collection that stands there."""
+    json: JsonFlag = False
+
+
+def read_import_options(words: list[str], program: str) -> ImportOptions:
+    """The options, among them those that only the source in `words` has."""
+    named = [word for word in words if not word.startswith("-")]
+    kind = _with_source_options(named[0]) if named else ImportOptions
+    return read_options(kind, words, program)
+
+
+def run_import(options: ImportOptions) -> Outcome:
+    """Imports and says what came out."""
+    from hyprl_jax.surfaces import import_collection
+
+    general = {item.name for item in fields(ImportOptions)}
+    special = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in general}
+    return _made(import_collection(options.source, options.path, options.out, options.overwrite, **special))
+
+
+def _with_source_options(source: str) -> type[ImportOptions]:
+    """`ImportOptions` and a field for each further parameter of the function that reads `source`."""
+    from docstring_parser import parse
+
+    from hyprl_jax.surfaces import SOURCES
+
+    if source not in SOURCES:
+        return ImportOptions
+    read = SOURCES[source].read
+    helps = {item.arg_name: item.description for item in parse(inspect.getdoc(read) or "").params}
+    extra: list[tuple[str, Any, Any]] = []
+    for parameter in list(inspect.signature(read, eval_str=True).parameters.values())[1:]:
+        hint = tyro.conf.arg(help=helps.get(parameter.name) or "", constructor=None)
+        kind = Annotated[parameter.annotation, hint]
+        default = field() if parameter.default is parameter.empty else field(default=parameter.default)
+        extra.append((parameter.name, kind, default))
+    made = make_dataclass("ImportOptions", extra, bases=(ImportOptions,), frozen=True, kw_only=True)
+    made.__doc__ = (
+        f"Import {SOURCES[source].summary}.\n\nExample:\n  hyprl surfaces import {source} PATH --out DIR"
+    )
+    return made
+
+
 def _made(path: Path) -> Outcome:
     """What to say of a collection that was just written."""
     from hyprl_jax.surfaces import describe, read_collection
@@ -168,4 +230,5 @@ def _made(path: Path) -> Outcome:
 LIST = Command(ListOptions, run_list)
 DESCRIBE = Command(DescribeOptions, run_describe)
 VALIDATE = Command(ValidateOptions, run_validate)
+IMPORT = Command(ImportOptions, run_import, read_import_options)
 BUILD = Command(BuildOptions, run_build)
