@@ -172,4 +172,8 @@ def _check_block(
         row = int(np.argmax(faulty))
         where = f"method {name!r}, task {tasks[row // seeds][1]!r}, seed {run_seed[row, 0]}"
         raise InputError(f"{where}: trials must be 1 to {trials}, each once")
+    repeated = np.diff(run_seed[:, 0].reshape(len(tasks), seeds), axis=1) == 0
+    if repeated.any():
+        task_name = tasks[int(np.argwhere(repeated)[0, 0])][1]
+        raise InputError(f"method {name!r}, task {task_name!r}: a seed stands twice; write each run once")
     return seeds

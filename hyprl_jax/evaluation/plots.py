@@ -9,12 +9,13 @@ drawn.
 
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyprl_jax.evaluation.table import title
+from hyprl_jax.evaluation.table import interval_words, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def regret_figure(summary: dict[str, Any]) -> Figure:
         _line(axes, index, name, trials, np.maximum(curve, bottom))
     axes.set_ylim(bottom, top)
     _plain_log_ticks(axes, floor_label)
-    _footnote(figure, "bands: 95% bootstrap interval over tasks")
+    _footnote(figure, f"bands: {interval_words(summary)}")
     _label_ends(axes, {name: max(curve[-1], bottom) for name, curve in curves.items()})
     return figure
 
@@ -69,7 +70,8 @@ def render(figure: Figure) -> dict[str, bytes]:
     import matplotlib as mpl
 
     images = {}
-    with mpl.rc_context({"svg.hashsalt": "hyprl-jax", "svg.fonttype": "path"}):
+    with mpl.rc_context({"svg.hashsalt": "hyprl-jax", "svg.fonttype": "path"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box is shown instead
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             buffer = BytesIO()
             figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,16 @@ def write_evaluation(
     _check_belongs(frame, check_summary(summary))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        stage = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.partial"
+        stage.mkdir()
     except OSError as error:
         raise InputError(f"{out}: cannot write here ({error.strerror}); choose another folder") from error
     try:
-        stage.chmod(0o777 & ~_umask())
         names = _write_files(stage, frame, summary, plots)
         _publish(stage, out, names)
     except OSError as error:
-        raise InputError(
-            f"{out}: writing the evaluation failed ({error.strerror}); nothing is half-written"
-        ) from error
+        reason = f"{out}: writing the evaluation failed ({error.strerror})"
+        raise InputError(f"{reason}; make room or choose another folder") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return out
@@ -86,7 +85,7 @@ def read_trajectories(path: Path | str) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = file.metadata
             groups = range(metadata.num_row_groups)
             size = sum(metadata.row_group(index).total_byte_size for index in groups)
@@ -128,10 +127,10 @@ def read_summary(path: Path | str) -> dict[str, Any]:
 def _check_belongs(frame: pd.DataFrame, summary: dict[str, Any]) -> None:
     """Same tasks, trials and methods, and the regret of the summary follows from the trajectories."""
     comparison = compare(frame)
-    same = comparison.trials == summary["trials"] and comparison.task_names() == summary["tasks"]
-    if not same or sorted(comparison.methods) != sorted(summary["methods"]):
+    own = (comparison.collection(), comparison.task_names(), comparison.trials, sorted(comparison.methods))
+    if own != (summary["collection"], summary["tasks"], summary["trials"], sorted(summary["methods"])):
         raise InputError(
-            "the summary is of other methods, tasks or trials than the trajectories; evaluate again"
+            "the summary has other tasks, trials or methods than the trajectories; evaluate again"
         )
     for name, means in zip(comparison.methods, comparison.task_means(), strict=True):
         stated = np.asarray(summary["methods"][name]["normalized_regret"], dtype=np.float64)
@@ -149,7 +148,7 @@ def _write_files(stage: Path, frame: pd.DataFrame, summary: dict[str, Any], plot
     table = pa.Table.from_pandas(frame, schema=_schema(pa), preserve_index=False).replace_schema_metadata(
         None
     )
-    pq.write_table(table, stage / TRAJECTORIES, compression="zstd")
+    pq.write_table(table, stage / TRAJECTORIES, compression="zstd", write_page_checksum=True)
     (stage / TABLE).write_text(markdown_table(summary), encoding="utf-8")
     names = [TRAJECTORIES, TABLE]
     if plots:
@@ -187,12 +186,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _schema(pa: Any) -> Any:

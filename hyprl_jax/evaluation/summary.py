@@ -12,7 +12,6 @@ pools the tasks of several folds of one study into one such summary, as if they 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,9 +37,9 @@ def summarize(
 ) -> dict[str, Any]:
     """Summary of one or several frames of trajectories that share tasks and trials, one or more methods each.
 
-    `groups` (task name -> group) makes groups instead of tasks the unit of intervals and tests: use it where
-    tasks are derived from each other. `seed` and `resamples` belong to the bootstrap. Raises `InputError` for
-    frames that do not fit together.
+    `groups` (task name, or `collection/task` -> group) makes groups instead of tasks the unit of intervals
+    and tests: use it where tasks are derived from each other. `seed` and `resamples` belong to the bootstrap.
+    Raises `InputError` for frames that do not fit together.
     """
     comparison = compare(frames)
     regret = comparison.stacked()  # [M, D, S, T]
@@ -58,7 +57,7 @@ def summarize(
         for index, name in enumerate(comparison.methods)
     }
     interval = {
-        "kind": "percentile bootstrap of the mean over tasks",
+        "kind": "percentile bootstrap of the mean",
         "over": "tasks" if groups is None else "groups",
         "level": LEVEL,
         "resamples": resamples,
@@ -123,8 +122,8 @@ def check_summary(summary: object) -> dict[str, Any]:
     top = _mapping(summary, "summary")
     _require(top, ("collection", "split", "fold", "tasks", "trials", "methods", "tests"), "summary")
     for key in ("collection", "split"):
-        if not isinstance(top[key], str):
-            raise InputError(f"summary: {key!r} must be text")
+        if not isinstance(top[key], str) or not top[key].isprintable():
+            raise InputError(f"summary: {key!r} must be printable text")
     folds = top["fold"] if isinstance(top["fold"], list) else [top["fold"]]
     if not all(isinstance(fold, int) and not isinstance(fold, bool) for fold in folds):
         raise InputError("summary: 'fold' must be a whole number or a list of them")
@@ -142,7 +141,9 @@ def check_summary(summary: object) -> dict[str, Any]:
             _mapping(figures, f"summary, method {name!r}"), f"summary, method {name!r}", trials, len(methods)
         )
     tests = _mapping(top["tests"], "summary: 'tests'")
-    _require(tests, ("last_trial", "trial_mean"), "summary: 'tests'")
+    _require(tests, ("interval", "last_trial", "trial_mean"), "summary: 'tests'")
+    if _mapping(tests["interval"], "summary: 'interval'").get("over") not in ("tasks", "groups"):
+        raise InputError("summary: 'interval' must say whether it is over 'tasks' or 'groups'")
     for key in ("last_trial", "trial_mean"):
         _check_tests(
             _mapping(tests[key], f"summary, tests {key!r}"), f"summary, tests {key!r}", list(methods)
@@ -162,13 +163,14 @@ def _check_figures(figures: dict[str, Any], where: str, trials: int, methods: in
     if any(not a <= mean <= b for a, mean, b in zip(low, regret, high, strict=True)):
         raise InputError(f"{where}: 'ci95' does not enclose 'normalized_regret'")
     if figures["suggest_ms"] is not None:
-        _numbers([figures["suggest_ms"]], 1, 0.0, math.inf, f"{where}: 'suggest_ms'")
+        _numbers([figures["suggest_ms"]], 1, 0.0, 1e15, f"{where}: 'suggest_ms'")
 
 
 def _check_tests(tests: dict[str, Any], where: str, methods: list[str]) -> None:
     _require(tests, ("blocks", "over", "friedman", "nemenyi", "wilcoxon_holm", "wins_ties_losses"), where)
-    if not isinstance(tests["over"], str) or not isinstance(tests["blocks"], int):
-        raise InputError(f"{where}: 'blocks' must be a number and 'over' a text")
+    if tests["over"] not in ("tasks", "groups"):
+        raise InputError(f"{where}: 'over' must be 'tasks' or 'groups'")
+    _numbers([tests["blocks"]], 1, 1.0, 1e15, f"{where}: 'blocks'")
     friedman = _mapping(tests["friedman"], f"{where}: 'friedman'")
     _require(friedman, ("statistic", "p_value", "reason"), f"{where}: 'friedman'")
     if friedman["p_value"] is not None:
@@ -182,7 +184,7 @@ def _check_tests(tests: dict[str, Any], where: str, methods: list[str]) -> None:
             _numbers(values, len(pairs), 0.0, 1.0, f"{where}: {key!r}")
     for a, b in pairs:
         counts = _entry(tests["wins_ties_losses"], a, b, f"{where}: 'wins_ties_losses'")
-        _numbers(counts, 3, 0.0, math.inf, f"{where}: 'wins_ties_losses'")
+        _numbers(counts, 3, 0.0, 1e15, f"{where}: 'wins_ties_losses'")
 
 
 def _entry(table: object, first: str, second: str, where: str) -> Any:
@@ -194,12 +196,12 @@ def _entry(table: object, first: str, second: str, where: str) -> Any:
 
 
 def _numbers(values: object, length: int, low: float, high: float, where: str) -> list[float]:
-    """`values` if it is a list of `length` finite numbers within the bounds (to 1e-9, rounding)."""
+    """`values` if it is a list of `length` numbers within the bounds (to 1e-9, rounding)."""
     if not isinstance(values, list) or len(values) != length:
         raise InputError(f"{where} must be a list of {length} numbers")
     for value in values:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not low - 1e-9 <= value <= high + 1e-9 or value in (math.inf, -math.inf):
+        if not number or not low - 1e-9 <= value <= high + 1e-9:
             raise InputError(f"{where} holds {str(value)[:40]}, expected numbers from {low:g} to {high:g}")
     return values
 
@@ -220,7 +222,10 @@ def _group_names(comparison: Comparison, groups: Mapping[str, str] | None) -> li
     """Group of every task of the comparison; groups of different collections stay apart."""
     if groups is None:
         return None
-    for _, task in comparison.tasks:
-        if task not in groups:
+    names = []
+    for collection, task in comparison.tasks:
+        group = groups.get(f"{collection}/{task}", groups.get(task))
+        if group is None:
             raise InputError(f"task {task!r} has no group: give a group for every task or none at all")
-    return [f"{collection}/{groups[task]}" for collection, task in comparison.tasks]
+        names.append(f"{collection}/{group}")
+    return names

@@ -34,7 +34,7 @@ def markdown_table(summary: dict[str, Any]) -> str:
     regret_rows, rank_rows = _rows(summary, names, trials, interval=True, bold="**{}**")
     lines = [f"# {_escape(title(summary))}", "", "## Normalized regret", ""]
     lines += [
-        "Mean over tasks and seeds, lower is better; in brackets the 95% bootstrap interval over tasks.",
+        f"Mean over tasks and seeds, lower is better; in brackets the {interval_words(summary)}.",
         "",
     ]
     lines += _markdown(["method", *head, "mean over trials", "ms a suggestion"], regret_rows)
@@ -85,14 +85,17 @@ def title(summary: dict[str, Any]) -> str:
     return f"{summary['collection']}{split}: {words}"
 
 
+def interval_words(summary: dict[str, Any]) -> str:
+    """What the intervals are, in words."""
+    return f"95% bootstrap interval over {summary['tests']['interval']['over']}"
+
+
 def describe_tests(summary: dict[str, Any]) -> list[str]:
     """The tests in words: Friedman, and the best method against each other one (Wilcoxon, Holm-corrected)."""
     sentences = []
     names = ordered_methods(summary)
     for key, words in (("last_trial", f"trial {summary['trials']}"), ("trial_mean", "mean over trials")):
-        result = summary["tests"].get(key)
-        if not result:
-            continue
+        result = summary["tests"][key]
         friedman, pairs = result["friedman"], result["wilcoxon_holm"]
         if friedman["p_value"] is None:
             sentences.append(f"{words}: no Friedman test ({friedman['reason']}).")
