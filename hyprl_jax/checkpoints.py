@@ -24,7 +24,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -160,7 +159,8 @@ class CheckpointStore:
         paths = self._paths()
         serial = 1 + (int(paths[-1].name.partition("_")[0]) if paths else 0)
         path = self.folder / f"{serial:06d}_step_{header['step']}"
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder))
+        temporary = self.folder / f"{_TEMPORARY}{os.getpid()}"
+        temporary.mkdir()
         try:
             _write_arrays(temporary / _STATE, arrays)
             seal(temporary, header | {"leaves": [leaf.description() for leaf in leaves]})
@@ -308,7 +308,7 @@ def _rebuild(found: Mapping[str, Any], array: np.ndarray | None, leaf: Leaf) -> 
         return array if isinstance(template, np.ndarray) else array[()]
     value = jnp.array(array)  # a copy, which may be donated
     if leaf.kind == "key":
-        value = jax.random.wrap_key_data(value, impl=found["impl"])
+        value = _wrap_key(value, found["impl"], leaf)
     elif template.weak_type:
         # Assigning into an array keeps its weak type, which nothing else public gives to an array of values.
         value = jnp.broadcast_to(jnp.asarray(array.dtype.type(0).item()), array.shape).at[...].set(value)
@@ -317,6 +317,17 @@ def _rebuild(found: Mapping[str, Any], array: np.ndarray | None, leaf: Leaf) -> 
     # A fresh array is committed to no device; one that is would compile every function of it again.
     placed = not isinstance(template, jax.Array) or template.committed
     return jax.device_put(value, template.sharding) if placed and template.sharding is not None else value
+
+
+def _wrap_key(data: jax.Array, implementation: str, leaf: Leaf) -> jax.Array:
+    """PRNG keys of the target's kind from their data; `DamagedError` if they cannot be that."""
+    try:
+        keys = jax.random.wrap_key_data(data, impl=implementation)
+    except (ValueError, TypeError) as error:
+        raise DamagedError(f"the key {leaf.path} is no key of kind {implementation}") from error
+    if (keys.shape, str(keys.dtype)) != (leaf.shape, leaf.dtype):
+        raise DamagedError(f"the key {leaf.path} is {keys.dtype}{list(keys.shape)}")
+    return keys
 
 
 def _verify(path: Path) -> dict[str, Any]:

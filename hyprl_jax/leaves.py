@@ -1,4 +1,4 @@
-"""The leaves of a pytree of state: what each is in words, its bytes on the host, and a hash over all of them."""
+"""The leaves of a pytree of state: each in words, its bytes on the host, and a hash over them all."""
 
 from __future__ import annotations
 
