@@ -14,7 +14,7 @@ from hyprl_jax.cli.common import INPUT_MISTAKE, Command, JsonFlag, Outcome, plai
 _MOST_FAULTS_SHOWN = 100
 
 OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
-Optional = tyro.conf.arg(help_behavior_hint="")
+DefaultUnsaid = tyro.conf.arg(help_behavior_hint="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +135,11 @@ class BuildOptions:
     """Folder of the collection; it must not exist yet."""
     seed: int = 0
     """Seed of the configurations and of the training."""
-    jobs: Annotated[int | None, Optional] = None
+    jobs: Annotated[int | None, DefaultUnsaid] = None
     """Worker processes (default: one for each core)."""
-    tasks: Annotated[tuple[str, ...], Optional] = ()
+    tasks: Annotated[tuple[str, ...], DefaultUnsaid] = ()
     """Names of tasks, or how many of the recipe's tasks to take (default: all)."""
-    configs: Annotated[int | None, Optional] = None
+    configs: Annotated[int | None, DefaultUnsaid] = None
     """How many configurations to sample (default: the recipe's own number)."""
     json: JsonFlag = False
 
@@ -166,7 +166,7 @@ class ImportOptions:
       hyprl surfaces import table results.csv --out meta_data/mine --help
       hyprl surfaces import ecml2016 ecml2016-svm.tar.xz --out meta_data/svm288
 
-    SOURCE is one of collection, table, hyprl-nnmeta, ecml2016; with --help after it, its own options are shown.
+    SOURCE is one of collection, table, hyprl-nnmeta, ecml2016; --help after it shows its own options.
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
@@ -213,9 +213,8 @@ def _with_source_options(source: str) -> type[ImportOptions]:
         default = field() if parameter.default is parameter.empty else field(default=parameter.default)
         extra.append((parameter.name, kind, default))
     made = make_dataclass("ImportOptions", extra, bases=(ImportOptions,), frozen=True, kw_only=True)
-    made.__doc__ = (
-        f"Import {SOURCES[source].summary}.\n\nExample:\n  hyprl surfaces import {source} PATH --out DIR"
-    )
+    example = f"hyprl surfaces import {source} PATH --out DIR"
+    made.__doc__ = f"Import {SOURCES[source].summary}.\n\nExample:\n  {example}"
     return made
 
 
