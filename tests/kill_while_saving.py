@@ -1,9 +1,9 @@
 """Kills a process that saves checkpoints, again and again, and checks what is left; run by test_checkpoints.
 
-`python kill_while_saving.py FOLDER ROUNDS SEED`. Each round forks a child that restores the newest checkpoint
-and checks it, and then saves one after the other until it is killed with SIGKILL at a random moment. The parent
-never touches JAX itself, so that forking it stays safe. Exits with 0 only if no acknowledged checkpoint was
-ever lost or damaged.
+`python kill_while_saving.py FOLDER ROUNDS SEED`. Each round forks a child that restores the newest one,
+checks it, and saves one after the other until it is killed with SIGKILL at a random moment. The parent never
+touches JAX itself, so that forking it stays safe. Exits with 0 only if no acknowledged checkpoint was ever
+lost or damaged.
 """
 
 from __future__ import annotations
