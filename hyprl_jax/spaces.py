@@ -22,27 +22,11 @@ from typing import Any
 import ConfigSpace
 import numpy as np
 import pandas as pd
-from ConfigSpace.conditions import (
-    AndConjunction,
-    EqualsCondition,
-    GreaterThanCondition,
-    InCondition,
-    LessThanCondition,
-    NotEqualsCondition,
-    OrConjunction,
-)
-from ConfigSpace.hyperparameters import (
-    CategoricalHyperparameter,
-    Constant,
-    FloatHyperparameter,
-    IntegerHyperparameter,
-    OrdinalHyperparameter,
-)
+from ConfigSpace.hyperparameters import FloatHyperparameter, IntegerHyperparameter
 
 from hyprl_jax.errors import InputError
 
 INACTIVE_POSITION = 0.5  # the middle: no active value is further away than half the range
-_LARGEST_INTEGER = 2**53  # beyond it a float64 no longer holds every integer
 
 __all__ = ["Parameter", "SpaceEncoding", "Violation", "choice_text"]
 
@@ -78,7 +62,7 @@ class Parameter:
         kinds = {type(choice) for choice in self.choices}
         if kinds == {bool}:
             return "boolean"
-        if kinds == {int} and max(abs(choice) for choice in self.choices) <= _LARGEST_INTEGER:
+        if kinds == {int} and max(abs(choice) for choice in self.choices) <= 2**53:
             return "Int64"
         return "float64" if kinds == {float} else "str"
 
@@ -137,13 +121,11 @@ class SpaceEncoding:
         """Configurations of features `[N, F]`: the known ones exactly, others to the nearest legal value.
 
         A choice is the largest of its columns, integers and ordinals are rounded, and activity follows from
-        the decoded parents, so that the result always obeys bounds and conditions.
+        the decoded parents: the result obeys bounds and conditions (but perhaps not forbidden clauses).
         """
         features = np.asarray(features, dtype=np.float32)
         if features.ndim != 2 or features.shape[1] != len(self.feature_names):
-            raise InputError(
-                f"features of shape {features.shape} do not fit [N, {len(self.feature_names)}] of this space"
-            )
+            raise InputError(f"features of shape {features.shape} are not [N, {len(self.feature_names)}]")
         codes = np.full((len(features), len(self.parameters)), np.nan)
         column = 0
         for index, parameter in enumerate(self.parameters):
@@ -229,13 +211,13 @@ class SpaceEncoding:
         return active
 
     def _satisfied(self, condition: Any, codes: np.ndarray) -> np.ndarray:
-        if isinstance(condition, AndConjunction):
+        if isinstance(condition, ConfigSpace.AndConjunction):
             return np.all([self._satisfied(part, codes) for part in condition.components], axis=0)
-        if isinstance(condition, OrConjunction):
+        if isinstance(condition, ConfigSpace.OrConjunction):
             return np.any([self._satisfied(part, codes) for part in condition.components], axis=0)
         index = self._index[condition.parent.name]
         values = codes[:, index]
-        if isinstance(condition, InCondition):
+        if isinstance(condition, ConfigSpace.InCondition):
             return np.isin(values, [self._code(index, value) for value in condition.values])
         target = self._code(index, condition.value)
         for kind, compare in _COMPARISONS.items():
@@ -286,10 +268,10 @@ class SpaceEncoding:
 
 
 _COMPARISONS = {
-    EqualsCondition: np.equal,
-    NotEqualsCondition: np.not_equal,
-    LessThanCondition: np.less,
-    GreaterThanCondition: np.greater,
+    ConfigSpace.EqualsCondition: np.equal,
+    ConfigSpace.NotEqualsCondition: np.not_equal,
+    ConfigSpace.LessThanCondition: np.less,
+    ConfigSpace.GreaterThanCondition: np.greater,
 }
 
 
@@ -315,11 +297,11 @@ def _parameter(space: ConfigSpace.ConfigurationSpace, name: str) -> Parameter:
         if not (np.isfinite(lower) and np.isfinite(upper)):
             raise InputError(f"hyperparameter '{name}' needs finite bounds")
         return Parameter(name, kind, lower, upper, bool(hyperparameter.log), (), conditional)
-    if isinstance(hyperparameter, Constant):
+    if isinstance(hyperparameter, ConfigSpace.Constant):
         kind, choices = "constant", (hyperparameter.value,)
-    elif isinstance(hyperparameter, OrdinalHyperparameter):
+    elif isinstance(hyperparameter, ConfigSpace.OrdinalHyperparameter):
         kind, choices = "ordinal", tuple(hyperparameter.sequence)
-    elif isinstance(hyperparameter, CategoricalHyperparameter):
+    elif isinstance(hyperparameter, ConfigSpace.CategoricalHyperparameter):
         kind, choices = "categorical", tuple(hyperparameter.choices)
     else:
         raise InputError(
@@ -336,9 +318,7 @@ def _choice_codes(parameter: Parameter) -> dict[str, int] | None:
         if not isinstance(choice, (str, bool, int, float)) or (
             isinstance(choice, float) and not np.isfinite(choice)
         ):
-            raise InputError(
-                f"hyperparameter '{parameter.name}': choice {choice!r} is no text, number or truth value"
-            )
+            raise InputError(f"hyperparameter '{parameter.name}': choice {choice!r} is no plain value")
     codes = {choice_text(choice): i for i, choice in enumerate(parameter.choices)}
     if len(codes) != len(parameter.choices):
         raise InputError(f"hyperparameter '{parameter.name}': two choices read the same, such as 1 and '1'")

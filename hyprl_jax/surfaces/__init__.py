@@ -4,10 +4,12 @@ them.
 
 from hyprl_jax.surfaces.checks import Fault
 from hyprl_jax.surfaces.collection import Collection, CollectionInfo, Objective, Quantity
+from hyprl_jax.surfaces.describe import describe, list_collections
 from hyprl_jax.surfaces.importers import SOURCES, import_collection
 from hyprl_jax.surfaces.reading import find_collection, read_collection
 from hyprl_jax.surfaces.splits import Split, make_split, number_of_folds
 from hyprl_jax.surfaces.tables import TaskTables, load_tables, task_tables
+from hyprl_jax.surfaces.validate import validate_path
 from hyprl_jax.surfaces.writing import write_collection
 
 __all__ = [
@@ -19,12 +21,15 @@ __all__ = [
     "Quantity",
     "Split",
     "TaskTables",
+    "describe",
     "find_collection",
     "import_collection",
+    "list_collections",
     "load_tables",
     "make_split",
     "number_of_folds",
     "read_collection",
     "task_tables",
+    "validate_path",
     "write_collection",
 ]

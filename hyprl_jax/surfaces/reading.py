@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 import hyprl_jax
 from hyprl_jax.errors import InputError
-from hyprl_jax.surfaces.checks import Fault, collection_faults
+from hyprl_jax.surfaces.checks import MOST_FAULTS_A_RULE, Fault, collection_faults
 from hyprl_jax.surfaces.collection import Collection, CollectionInfo, canonical, content_hash
 from hyprl_jax.surfaces.space_json import read_space
 
@@ -30,7 +30,14 @@ MAX_TABLE_COLUMNS = 5000
 CARD, SPACE = "collection.json", "space.json"
 TABLES = ("tasks.parquet", "configs.parquet", "evaluations.parquet")
 
-__all__ = ["collection_folders", "find_collection", "open_collection", "read_collection", "read_info"]
+__all__ = [
+    "collection_folders",
+    "find_collection",
+    "open_collection",
+    "read_collection",
+    "read_info",
+    "read_parquet",
+]
 
 
 def find_collection(name_or_path: str | Path) -> Path:
@@ -142,7 +149,7 @@ def _read_table(path: Path, report: Callable[[Fault], None]) -> pd.DataFrame | N
     """One Parquet file as a frame, or None after reporting why not. NaN, which is not null, is a fault of
     its row.
     """
-    table = _attempt(report, path.name, "bad-parquet", lambda: _read_parquet(path))
+    table = _attempt(report, path.name, "bad-parquet", lambda: read_parquet(path))
     if table is None:
         return None
     tasks = table.column("task") if "task" in table.column_names else None
@@ -150,14 +157,18 @@ def _read_table(path: Path, report: Callable[[Fault], None]) -> pd.DataFrame | N
         column = table.column(name)
         if pa.types.is_floating(column.type):
             found = np.flatnonzero(pc.fill_null(pc.is_nan(column), False).to_numpy(zero_copy_only=False))
-            for row in found[:1000]:
+            for row in found[:MOST_FAULTS_A_RULE]:
                 task = None if tasks is None else str(tasks[int(row)].as_py())
                 message = f"'{name}' is NaN; a missing value is null or a missing row"
                 report(Fault(path.name, task, int(row), "nan", message))
+            if len(found) > MOST_FAULTS_A_RULE:
+                message = f"and {len(found) - MOST_FAULTS_A_RULE} more rows with this fault"
+                report(Fault(path.name, None, None, "nan", message))
     return table.to_pandas(ignore_metadata=True)
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def read_parquet(path: Path) -> pa.Table:
+    """A Parquet file of plain columns, within limits on declared sizes (`InputError` where it is not)."""
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
             raise InputError(f"larger than the {MAX_TABLE_BYTES} bytes a table may have")

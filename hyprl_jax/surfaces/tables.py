@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -203,8 +204,8 @@ def _read_packed(place: Path) -> TaskTables | None:
             return None
         texts = {name: json.loads(metadata[name]) for name in (*_NAMES, "names")}
         collection, content_hash, direction = texts.pop("names")
-        names = {name: tuple(str(item) for item in value) for name, value in texts.items()}
-        tables = TaskTables(collection, content_hash, direction, **names, **arrays)
+        fields: dict[str, Any] = {name: tuple(map(str, value)) for name, value in texts.items()}
+        tables = TaskTables(str(collection), str(content_hash), str(direction), **fields, **arrays)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return tables if _fits(tables) else None

@@ -6,7 +6,7 @@ is interrupted leaves nothing behind.
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any
 from hyprl_jax.errors import InputError
 from hyprl_jax.surfaces.collection import Collection
 from hyprl_jax.surfaces.importers.ecml2016 import import_ecml2016
+from hyprl_jax.surfaces.importers.folder import import_folder
 from hyprl_jax.surfaces.importers.nnmeta import import_nnmeta
+from hyprl_jax.surfaces.importers.table import TableOptions, import_table
 from hyprl_jax.surfaces.writing import write_collection
 
 __all__ = ["SOURCES", "Source", "import_collection"]
@@ -23,23 +25,29 @@ __all__ = ["SOURCES", "Source", "import_collection"]
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of source: what it is in words, and the function `(path, **options) -> Collection` that reads
-    it.
+    """A kind of source: what it is in words, the function `(path, **options) -> Collection`, and its
+    options.
     """
 
     summary: str
     read: Callable[..., Collection]
+    options: tuple[str, ...]
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Names of the options that `read` takes."""
-        return tuple(inspect.signature(self.read).parameters)[1:]
+
+def _read_table(path: str | Path, **options: Any) -> Collection:
+    return import_table(path, TableOptions(**options))
 
 
 SOURCES: dict[str, Source] = {
-    "ecml2016": Source("SVM on 50 datasets, sparse text files (folder or tar archive)", import_ecml2016),
+    "collection": Source("a collection made elsewhere (folder)", import_folder, ("name", "repair")),
+    "ecml2016": Source("SVM on 50 datasets (folder or tar archive)", import_ecml2016, ("name",)),
     "hyprl-nnmeta": Source(
-        "neural networks on 50 datasets, text files (folder or tar archive)", import_nnmeta
+        "neural networks on 50 datasets (folder or tar archive)", import_nnmeta, ("name",)
+    ),
+    "table": Source(
+        "a long CSV or Parquet file, one row an evaluation",
+        _read_table,
+        tuple(field.name for field in dataclasses.fields(TableOptions)),
     ),
 }
 
@@ -50,11 +58,10 @@ def import_collection(
     """Import `path`, which is of the kind `source` (a key of `SOURCES`), as the collection folder `out`.
 
     Args:
-        source: the kind of source.
-        path: the source's file or folder.
-        out: the folder to make; it appears whole or not at all.
-        overwrite: replace a collection that stands there.
-        options: what the source's importer takes, for instance `name`.
+        source: the kind of source. path: the source's file or folder. out: the folder to make; it appears
+        whole or not at all. overwrite: replace a collection that stands there. options: what the source's
+        importer takes (`SOURCES[source].options`). Every importer takes `name`, the
+            name on the card, which is that of the folder if it is not given.
 
     Raises:
         InputError: unknown source or option, or a fault in the source, named with file and row.
@@ -69,4 +76,5 @@ def import_collection(
     out = Path(out).expanduser()
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already; choose another folder, remove it, or ask to overwrite it")
+    options.setdefault("name", out.absolute().name)
     return write_collection(importer.read(path, **options), out, overwrite)
