@@ -429,3 +429,35 @@ def test_weights_hash_depends_on_every_bit_and_on_nothing_else():
     ]
     hashes = {weights_sha256(tree) for tree in [params, *others]}
     assert len(hashes) == len(others) + 1
+
+
+SHARDED = """
+import sys, jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from hyprl_jax.checkpoints import CheckpointStore, weights_sha256
+mesh = jax.make_mesh((4,), ("seeds",), axis_types=(AxisType.Auto,))
+split = NamedSharding(mesh, PartitionSpec("seeds"))
+state = jax.device_put({"w": jnp.arange(8.0).reshape(8, 1), "key": jax.random.split(jax.random.key(0), 8)}, split)
+CheckpointStore(sys.argv[1]).save(1, state)
+abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split), state)
+for target in (state, abstract):
+    found = CheckpointStore(sys.argv[1]).restore(target).state
+    assert all(leaf.sharding == split and leaf.committed for leaf in jax.tree.leaves(found))
+    assert weights_sha256(found) == weights_sha256(state)
+print(weights_sha256(state))
+"""
+
+
+def test_a_state_spread_over_devices_comes_back_where_it_was(tmp_path):
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    command = [sys.executable, "-W", "error", "-c", SHARDED, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # On one device the same state has the same hash, and the checkpoint can be read.
+    state = {"w": jnp.arange(8.0).reshape(8, 1), "key": jax.random.split(jax.random.key(0), 8)}
+    assert weights_sha256(CheckpointStore(tmp_path).restore(state).state) == done.stdout.strip()
+    assert weights_sha256(state) == done.stdout.strip()
