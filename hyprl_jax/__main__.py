@@ -18,7 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "surfaces list": ("surfaces:LIST", "the collections of response surfaces that are at hand"),
     "surfaces describe": ("surfaces:DESCRIBE", "one collection in words and numbers"),
     "surfaces validate": ("surfaces:VALIDATE", "every fault of a collection, with file, task and row"),
-    "surfaces import": ("surfaces:IMPORT", "turn someone else's files into a collection"),
+    "surfaces import": ("importing:IMPORT", "turn someone else's files into a collection"),
     "surfaces build": ("surfaces:BUILD", "compute a collection by really training models"),
     "train": ("train:TRAIN", "pretrain policies on collections, or resume a run"),
     "evaluate": ("evaluate:EVALUATE", "play held-out tasks with a policy and with baselines"),

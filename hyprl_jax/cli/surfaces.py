@@ -1,15 +1,14 @@
-"""The verbs `surfaces list | describe | validate | import | build`: collections of response surfaces."""
+"""The verbs `surfaces list | describe | validate | build`: collections of response surfaces."""
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from hyprl_jax.cli.common import INPUT_MISTAKE, Command, JsonFlag, Outcome, plain, read_options
+from hyprl_jax.cli.common import INPUT_MISTAKE, Command, JsonFlag, Outcome, plain
 
 _MOST_FAULTS_SHOWN = 100
 
@@ -64,7 +63,7 @@ def run_list(options: ListOptions) -> Outcome:
 
     found = [plain(item) for item in list_collections(options.root)]
     table = Table()
-    columns = list(found[0]) if found else []
+    columns = [name for name in found[0] if name != "path"] if found else []
     for column in columns:
         table.add_column(column)
     for item in found:
@@ -115,10 +114,10 @@ def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_flat(item)}" for name, item in value.items() if item is not None)
     if isinstance(value, list):
-        return ", ".join(_flat(item) for item in value)
+        return ", ".join(_flat(item) for item in value) or "none"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "unknown" if value is None else str(value)
+    return "none" if value is None else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,71 +154,11 @@ def run_build(options: BuildOptions) -> Outcome:
         path = building.build(
             options.recipe, options.out, options.seed, options.jobs, tasks, options.configs, progress
         )
-    return _made(path)
+    return describe_made(path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportOptions:
-    """Turn a source in its own format into a collection; nothing is left behind where the source has a fault.
-
-    Examples:
-      hyprl surfaces import table results.csv --out meta_data/mine --help
-      hyprl surfaces import ecml2016 ecml2016-svm.tar.xz --out meta_data/svm288
-
-    SOURCE is one of collection, table, hyprl-nnmeta, ecml2016; --help after it shows its own options.
-    """
-
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """The kind of source."""
-    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
-    """The file, folder or archive to read."""
-    out: OutFolder
-    """Folder of the new collection."""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace a collection that stands there."""
-    json: JsonFlag = False
-
-
-def read_import_options(words: list[str], program: str) -> ImportOptions:
-    """The options, among them those that only the source in `words` has."""
-    named = [word for word in words if not word.startswith("-")]
-    kind = _with_source_options(named[0]) if named else ImportOptions
-    return read_options(kind, words, program)
-
-
-def run_import(options: ImportOptions) -> Outcome:
-    """Imports and says what came out."""
-    from hyprl_jax.surfaces import import_collection
-
-    general = {item.name for item in fields(ImportOptions)}
-    special = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in general}
-    return _made(import_collection(options.source, options.path, options.out, options.overwrite, **special))
-
-
-def _with_source_options(source: str) -> type[ImportOptions]:
-    """`ImportOptions` and a field for each further parameter of the function that reads `source`."""
-    from docstring_parser import parse
-
-    from hyprl_jax.surfaces import SOURCES
-
-    if source not in SOURCES:
-        return ImportOptions
-    read = SOURCES[source].read
-    helps = {item.arg_name: item.description for item in parse(inspect.getdoc(read) or "").params}
-    extra: list[tuple[str, Any, Any]] = []
-    for parameter in list(inspect.signature(read, eval_str=True).parameters.values())[1:]:
-        hint = tyro.conf.arg(help=helps.get(parameter.name) or "", constructor=None)
-        kind = Annotated[parameter.annotation, hint]
-        default = field() if parameter.default is parameter.empty else field(default=parameter.default)
-        extra.append((parameter.name, kind, default))
-    made = make_dataclass("ImportOptions", extra, bases=(ImportOptions,), frozen=True, kw_only=True)
-    example = f"hyprl surfaces import {source} PATH --out DIR"
-    made.__doc__ = f"Import {SOURCES[source].summary}.\n\nExample:\n  {example}"
-    return made
-
-
-def _made(path: Path) -> Outcome:
-    """What to say of a collection that was just written."""
+def describe_made(path: Path) -> Outcome:
+    """What to say of a collection that was just written to `path`."""
     from hyprl_jax.surfaces import describe, read_collection
 
     words = plain(describe(read_collection(path)))
@@ -229,5 +168,4 @@ def _made(path: Path) -> Outcome:
 LIST = Command(ListOptions, run_list)
 DESCRIBE = Command(DescribeOptions, run_describe)
 VALIDATE = Command(ValidateOptions, run_validate)
-IMPORT = Command(ImportOptions, run_import, read_import_options)
 BUILD = Command(BuildOptions, run_build)

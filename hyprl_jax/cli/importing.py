@@ -1,0 +1,135 @@
+"""The verb `surfaces import`: somebody's files as a collection, with the options of each kind of source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hyprl_jax.cli.common import Command, JsonFlag, Outcome, read_options
+from hyprl_jax.cli.surfaces import OutFolder, describe_made
+
+_Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+_Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")]
+_Columns = Annotated[str | None, tyro.conf.arg(metavar="COLUMN[,COLUMN..]", help_behavior_hint="")]
+_Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+_Rules = Annotated[str | None, tyro.conf.arg(metavar="RULE[,RULE..]|all", help_behavior_hint="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Turn a source in its own format into a collection; a source with a fault leaves nothing behind.
+
+    Examples:
+      hyprl surfaces import table results.csv --out meta_data/mine --task dataset --objective accuracy
+      hyprl surfaces import ecml2016 ecml2016-svm.tar.xz --out meta_data/svm288
+
+    SOURCE is one of collection, table, hyprl-nnmeta, ecml2016. Some have options of their own:
+    `hyprl surfaces import table --help` shows those of a table.
+    """
+
+    kind: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """The kind of source."""
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """The file, folder or archive to read."""
+    out: OutFolder
+    """Folder of the new collection."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace a collection that stands there."""
+    name: _Text = None
+    """Name of the collection (default: that of the folder)."""
+    json: JsonFlag = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionImportOptions(ImportOptions):
+    """Check a collection that somebody made elsewhere, mend it by named rules if asked to, and copy it.
+
+    Example:
+      hyprl surfaces import collection path/to/collection --out meta_data/theirs
+    """
+
+    repair: _Rules = None
+    """Rules that may repair faults; without any, every fault is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableImportOptions(ImportOptions):
+    """Import a long CSV or Parquet file: one row an evaluation, one column a hyperparameter.
+
+    Example:
+      hyprl surfaces import table results.csv --out meta_data/mine --task dataset --objective accuracy
+    """
+
+    task: _Column = None
+    """Column of the task (default: task)."""
+    objective: _Column = None
+    """Column of the objective (default: objective)."""
+    direction: Annotated[str | None, tyro.conf.arg(metavar="minimize|maximize", help_behavior_hint="")] = None
+    """May be left out where the objective's name tells (accuracy, loss, ...)."""
+    group: _Column = None
+    """Column of the task's group, tasks from the same data; without one, each task is its own."""
+    cost: _Column = None
+    """Column of the cost."""
+    fidelity: _Column = None
+    """Column of the fidelity, as epochs or a share of the data."""
+    repeat: _Column = None
+    """Column of the repeat (a seed, a fold): whole numbers from 0."""
+    config_id: _Column = None
+    """Column that numbers the configurations (default: they are numbered as they appear)."""
+    hyperparameters: _Columns = None
+    """Columns of the hyperparameters (default: all columns that nothing else names)."""
+    metafeatures: _Columns = None
+    """Columns that describe the task, the same in all of its rows."""
+    other_objectives: _Columns = None
+    """Columns of further objectives."""
+    ignore: _Columns = None
+    """Columns to leave out."""
+    space: _File = None
+    """A ConfigSpace JSON file (default: the space is inferred from the table)."""
+    unit: _Text = None
+    """Unit of the objective."""
+    cost_unit: _Text = None
+    """Unit of the cost."""
+    fidelity_unit: _Text = None
+    """Unit of the fidelity."""
+    lower: _Number = None
+    """The least value that the objective can have, if known."""
+    upper: _Number = None
+    """The largest value that the objective can have, if known."""
+    description: _Text = None
+    """What the collection is, for its card."""
+    source: _Text = None
+    """Where it comes from, for its card."""
+    licence: _Text = None
+    """Its licence, for its card."""
+    citation: _Text = None
+    """How to cite it, for its card."""
+    repair: _Rules = None
+    """Rules that may repair faults; without any, every fault is refused."""
+
+
+OPTIONS: dict[str, type[ImportOptions]] = {"collection": CollectionImportOptions, "table": TableImportOptions}
+
+
+def read_import_options(words: list[str], program: str) -> ImportOptions:
+    """The options, among them those that only the source in `words` has."""
+    kind = next((word for word in words if not word.startswith("-")), "")
+    return read_options(OPTIONS.get(kind, ImportOptions), words, program)
+
+
+def run_import(options: ImportOptions) -> Outcome:
+    """Imports and says what came out."""
+    from hyprl_jax.surfaces import import_collection
+
+    own = {item.name for item in fields(ImportOptions)} - {"name"}
+    special = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in own}
+    given = {name: value for name, value in special.items() if value is not None}
+    path = import_collection(options.kind, options.path, options.out, options.overwrite, **given)
+    return describe_made(path)
+
+
+IMPORT = Command(ImportOptions, run_import, read_import_options)
