@@ -2,7 +2,8 @@
 
     build("svm", Path("my_svm"), seed=0)          # or: python -m hyprl_jax surfaces build svm --out my_svm
 
-`RECIPES` names what can be built. A build that was stopped, by Ctrl-C or `kill -9`, goes on when it is called again.
+`RECIPES` names what can be built. A build that was stopped, by Ctrl-C or `kill -9`, goes on when it is called
+again.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ def build(
     configs: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Compute the collection of a recipe by training its models, and put it at `out` (which must not exist yet).
+    """Compute the collection of a recipe by training its models, and put it at `out` (which must not exist
+    yet).
 
-    jobs: worker processes, by default one for each core. tasks: names, or how many from the front of the catalogue; all by
-    default. configs: how many configurations; the recipe's own number by default. progress: called with
-    `(done, total, label)` after each piece. Raises InputError on unknown names and on an `out` that is taken.
+    jobs: worker processes, by default one for each core. tasks: names, or how many from the front of the
+    catalogue; all by default. configs: how many configurations; the recipe's own number by default. progress:
+    called with `(done, total, label)` after each piece. Raises InputError on unknown names and on an `out`
+    that is taken.
     """
     if recipe not in RECIPES:
         near = difflib.get_close_matches(recipe, RECIPES, n=1)

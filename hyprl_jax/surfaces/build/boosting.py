@@ -1,8 +1,9 @@
 """The `boosting` recipe: four tree ensembles of scikit-learn, each with hyperparameters of its own.
 
-`ensemble` chooses between histogram and exact gradient boosting, random forest and extra trees; learning rates belong to
-boosting, bootstrapping to forests, and the size of a bootstrap sample only to those that draw one: conditions on two
-levels. Cost is the processor time of fitting and predicting on one thread; `leaves` is a deterministic stand-in.
+`ensemble` chooses between histogram and exact gradient boosting, random forest and extra trees; learning
+rates belong to boosting, bootstrapping to forests, and the size of a bootstrap sample only to those that draw
+one: conditions on two levels. Cost is the processor time of fitting and predicting on one thread; `leaves` is
+a deterministic stand-in.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def space() -> Any:
 
     kind = Categorical("ensemble", BOOSTED + FORESTS, weights=[0.35, 0.25, 0.25, 0.15], default="histogram")
     bootstrap = Categorical("bootstrap", ["on", "off"], default="on")
-    belongs = [
+    belongs: list[tuple[Any, list[str]]] = [
         (Float("learning_rate", (0.01, 1.0), log=True, default=0.1), BOOSTED),
         (Float("l2", (1e-4, 1e2), log=True, default=1e-3), ["histogram"]),
         (Integer("max_bins", (4, 255), log=True, default=64), ["histogram"]),
@@ -59,13 +60,15 @@ def evaluate(task: TaskData, configs: list[dict[str, Any]], seed: int) -> Column
 
 
 def make_model(config: dict[str, Any], rows: int, seed: int) -> Any:
-    """The scikit-learn estimator of a configuration for `rows` training rows; hyperparameters that are not active are not passed."""
+    """The scikit-learn estimator of a configuration for `rows` training rows; hyperparameters that are not
+    active are not passed.
+    """
     from sklearn.ensemble import (
         ExtraTreesClassifier,
         GradientBoostingClassifier,
         HistGradientBoostingClassifier,
+        RandomForestClassifier,
     )
-    from sklearn.ensemble import RandomForestClassifier
 
     kind = config["ensemble"]
     shared = {
@@ -139,7 +142,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="boosting",
         title="Tree ensembles",
-        description="Validation error of gradient boosting (histogram, exact), random forests and extra trees.",
+        description="Validation error of gradient boosting (two kinds), random forests and extra trees.",
         version=1,
         space=space,
         evaluate=evaluate,

@@ -1,4 +1,5 @@
-"""The card of a built collection in words: what it holds, how it was computed, whose data, and what it is not.
+"""The card of a built collection in words: what it holds, how it was computed, whose data, and what it is
+not.
 
 Everything in it is read from the plan and the tables, so that a card cannot disagree with its collection.
 """
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from hyprl_jax.surfaces.build.engine import Plan, Tables
 
 _KNOWN_LIMITS = (
-    "The data sets are small (48 to 384 training rows) and many are synthetic: good for pretraining and tests of "
-    "methods, not a benchmark of learning algorithms.",
+    "The data sets are small (48 to 384 training rows) and many are synthetic: good for pretraining and for "
+    "tests of methods, not a benchmark of learning algorithms.",
     "Tasks of one group share rows or the draw they come from: split by `group`, never by task.",
-    "Objectives come from a finite number of validation rows, so they are steps of about one part in that number, "
-    "and two configurations may tie. One training each: no repeats over training seeds.",
+    "Objectives come from a finite number of validation rows, so they come in steps of about one "
+    "part in that number, and two configurations may tie. One training each: no repeats over training seeds.",
     "Patches of one photograph are spatially correlated, so their validation errors flatter the models; the "
     "comparison of configurations is not affected in kind.",
 )
@@ -60,15 +61,17 @@ def _computed(plan: Plan) -> str:
     return (
         "## How it was computed\n\n"
         f"```\npython -m hyprl_jax surfaces build {plan.recipe.name} --out DIR --seed {plan.seed}\n```\n\n"
-        f"with {libraries}. Every number comes from a training that took place. The configurations are the default "
-        "and a scrambled Sobol sample, the same for all tasks. With the same seed, machine and library versions "
-        "a new build gives the same numbers, but for measured seconds (and therefore the content hash)."
+        f"with {libraries}. Every number comes from a training that took place. The configurations are "
+        "the default and a scrambled Sobol sample, the same for all tasks. With the same seed, machine and "
+        "library versions a new build gives the same numbers, except measured seconds (so the hash differs)."
     )
 
 
 def _columns(plan: Plan) -> str:
     recipe = plan.recipe
-    rows = [("objective", "", "minimize", "balanced validation error: mean over classes of their share of errors")]
+    rows = [
+        ("objective", "", "minimize", "balanced validation error: mean over classes of their share of errors")
+    ]
     rows += [("fidelity", recipe.fidelity.unit or "", "", recipe.fidelity.meaning)] if recipe.fidelity else []
     rows += [("cost", recipe.cost.unit or "", "", recipe.cost.meaning)]
     rows += [(one.name, one.unit or "", one.direction or "", one.meaning) for one in recipe.others]
@@ -94,8 +97,8 @@ def _sources(plan: Plan) -> str:
     rows = [(SOURCES[name].name, SOURCES[name].origin, SOURCES[name].licence) for name in used]
     text = (
         "## Sources and licences of the data\n\n"
-        "No row of any data set is in this folder, only what trained models scored. The group of a task is the "
-        "name of its source.\n\n"
+        "No row of any data set is in this folder, only what trained models scored. The group of a task is "
+        "the name of its source.\n\n"
     )
     return text + _table(("source", "origin", "licence"), rows)
 

@@ -1,8 +1,10 @@
-"""The build engine: plans the pieces of a recipe, computes what is missing, and assembles the collection at the end.
+"""The build engine: plans the pieces of a recipe, computes what is missing, and assembles the collection at
+the end.
 
-The collection appears at `out` whole or not at all. Until then its finished pieces live in `<out>.work`, and the same call
-goes on from there after any interruption. For a seed, everything but measured seconds is the same, however often the
-build was interrupted and however many workers it had (same machine, same library versions).
+The collection appears at `out` whole or not at all. Until then its finished pieces live in `<out>.work`, and
+the same call goes on from there after any interruption. For a seed, everything but measured seconds is the
+same, however often the build was interrupted and however many workers it had (same machine, same library
+versions).
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ class Tables:
 
 
 def make_plan(recipe: Recipe, seed: int, tasks: Iterable[str] | int | None, configs: int | None) -> Plan:
-    """Choose tasks (all, the first so many, or by name) and sample configurations; InputError on unknown names."""
+    """Choose tasks (all, the first so many, or by name) and sample configurations; InputError on unknown
+    names.
+    """
     chosen = _choose_tasks(tasks)
     count = recipe.configs if configs is None else configs
     if count < 2:
@@ -120,7 +124,7 @@ def assemble(plan: Plan, work: WorkFolder) -> Tables:
 def config_table(space: Any, configs: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row a configuration, one column a hyperparameter in its own unit, null where inactive."""
     columns: dict[str, Any] = {"config_id": np.arange(len(configs), dtype=np.int64)}
-    for name in space.keys():
+    for name in space:
         values = [config.get(name) for config in configs]
         kinds = {type(value) for value in values if value is not None}
         dtype = "Int64" if kinds == {int} else "Float64" if kinds <= {int, float} else "string"

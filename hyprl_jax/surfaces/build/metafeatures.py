@@ -1,7 +1,8 @@
-"""Numbers that describe a task before anything is trained on it, from the training rows of its first split alone.
+"""Numbers that describe a task before anything is trained on it, from the training rows of its first split
+alone.
 
-They are the simple, statistical and information-theoretic families of the meta-learning literature (Brazdil et al. 2009,
-chapter 3), without landmarkers, so they cost nothing. Validation rows are never looked at.
+They are the simple, statistical and information-theoretic families of the meta-learning literature (Brazdil
+et al. 2009, chapter 3), without landmarkers, so they cost nothing. Validation rows are never looked at.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The `mlp` recipe: small multilayer perceptrons trained in JAX, many configurations of a task at once.
 
-The space is mixed and conditional: an optimizer brings its own parameters, and so does a learning-rate schedule.
-Validation error is recorded after every epoch (the fidelity) and, as a second fidelity, for training on a
-quarter of the training rows (`quarter_error`, at the same epochs). Cost counts multiply-adds instead of seconds:
-configurations are trained together, so none of them has a time of its own, and a count is the same on any machine.
+The space is mixed and conditional: an optimizer brings its own parameters, and so does a learning-rate
+schedule. Validation error is recorded after every epoch (the fidelity) and, as a second fidelity, for
+training on a quarter of the training rows (`quarter_error`, at the same epochs). Cost counts multiply-adds
+instead of seconds: configurations are trained together, so none of them has a time of its own, and a count is
+the same on any machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hyprl_jax.surfaces.build.svm import scale
 from hyprl_jax.surfaces.build.tasks import Split, TaskData
 
 EPOCHS = 24
+EPOCH_ROWS = 384
 TOGETHER = 56
 WIDEST, DEEPEST = 48, 3
 SMALL_SHARE = 4
@@ -27,8 +29,15 @@ UPDATE_COST = {"sgd": 2, "momentum": 4, "adam": 10, "rmsprop": 6}
 
 
 def space() -> Any:
-    """The search space: sixteen hyperparameters, six of them conditional on optimizer or schedule."""
-    from ConfigSpace import Categorical, ConfigurationSpace, Float, InCondition, Integer, OrdinalHyperparameter
+    """The search space: seventeen hyperparameters, six of them conditional on optimizer or schedule."""
+    from ConfigSpace import (
+        Categorical,
+        ConfigurationSpace,
+        Float,
+        InCondition,
+        Integer,
+        OrdinalHyperparameter,
+    )
 
     optimizer = Categorical("optimizer", ["sgd", "momentum", "adam", "rmsprop"], default="adam")
     schedule = Categorical("schedule", ["constant", "cosine", "exponential"], default="constant")
@@ -44,14 +53,15 @@ def space() -> Any:
     found.add(
         optimizer,
         schedule,
-        Float("learning_rate", (3e-4, 1.0), log=True, default=1e-2),
+        Float("learning_rate", (1e-3, 1.0), log=True, default=1e-2),
         OrdinalHyperparameter("batch_size", list(BATCHES), default_value=32),
         Integer("width", (3, WIDEST), log=True, default=24),
         Integer("depth", (1, DEEPEST), default=2),
         Categorical("activation", ["relu", "tanh", "silu"], default="relu"),
         Float("dropout", (0.0, 0.5), default=0.0),
-        Float("weight_decay", (1e-5, 1.0), log=True, default=1e-4),
+        Float("weight_decay", (1e-5, 0.3), log=True, default=1e-4),
         Float("label_smoothing", (0.0, 0.3), default=0.0),
+        Categorical("class_weight", ["none", "balanced"], default="none"),
         *(child for child, _, _ in belongs),
     )
     found.add(*(InCondition(child, parent, values) for child, parent, values in belongs))
@@ -71,14 +81,15 @@ def pieces(configs: Sequence[dict[str, Any]]) -> list[list[int]]:
 def evaluate(task: TaskData, configs: list[dict[str, Any]], seed: int) -> Columns:
     """Learning curves of configurations of one batch size: columns `[C * EPOCHS]`, epochs run fastest.
 
-    A network that diverged is scored as one that always answers the same class, `1 - 1 / classes`, and has no log
-    loss; these are the values named in the card.
+    A network that diverged is scored as one that always answers the same class, `1 - 1 / classes`, and has no
+    log loss; these are the values named in the card.
     """
     whole, small = [], []
     for number, split in enumerate(task.splits):
         arrays = _arrays(task, split)
         whole.append(_curves(task, arrays, len(split.train), configs, stream(seed, number)))
-        small.append(_curves(task, arrays, len(split.train) // SMALL_SHARE, configs, stream(seed, number, "small")))
+        few = len(split.train) // SMALL_SHARE
+        small.append(_curves(task, arrays, few, configs, stream(seed, number, "small")))
     errors, losses = np.mean([one[0] for one in whole], axis=0), np.mean([one[1] for one in whole], axis=0)
     spent = np.array([multiply_adds(task, config) for config in configs])
     return {
@@ -93,15 +104,20 @@ def evaluate(task: TaskData, configs: list[dict[str, Any]], seed: int) -> Column
 
 
 def multiply_adds(task: TaskData, config: dict[str, Any]) -> int:
-    """Multiply-adds of one epoch of training, summed over splits: three per weight and row, and the updates."""
+    """Multiply-adds of one epoch of training, summed over splits: three a weight and row, and the updates."""
     width, features = config["width"], task.features.shape[1]
     weights = features * width + (config["depth"] - 1) * width**2 + width * task.classes
     total = 0
     for split in task.splits:
         batch = min(config["batch_size"], len(split.train))
-        steps = len(split.train) // batch
+        steps = passes(task) * (len(split.train) // batch)
         total += steps * weights * (3 * batch + UPDATE_COST[config["optimizer"]])
     return total
+
+
+def passes(task: TaskData) -> int:
+    """How often an epoch shows each training row: an epoch is about `EPOCH_ROWS` rows for every task."""
+    return max(1, EPOCH_ROWS // len(task.splits[0].train))
 
 
 def _arrays(task: TaskData, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -123,12 +139,12 @@ def _curves(
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Validation error and log loss `[C, EPOCHS]` of training on the first `rows` training rows."""
-    from hyprl_jax.surfaces.build.mlp_training import train_together
+    from hyprl_jax.surfaces.build.mlp_training import Schedule, train_together
 
     features, labels, held_out, truth = arrays
-    errors, losses = train_together(
-        configs, (features[:rows], labels[:rows]), (held_out, truth), task.classes, EPOCHS, seed
-    )
+    training, validation = (features[:rows], labels[:rows]), (held_out, truth)
+    schedule = Schedule(EPOCHS, passes(task), seed)
+    errors, losses = train_together(configs, training, validation, task.classes, schedule)
     diverged = ~np.isfinite(losses)
     return np.where(diverged, 1.0 - 1.0 / task.classes, errors), np.where(diverged, np.nan, losses)
 
@@ -138,22 +154,30 @@ def recipe() -> Recipe:
     return Recipe(
         name="mlp",
         title="Multilayer perceptrons",
-        description="Learning curves of small MLP classifiers over optimizers and schedules with own parameters.",
+        description="Learning curves of small MLP classifiers; optimizers and schedules have own parameters.",
         version=1,
         space=space,
         evaluate=evaluate,
         pieces=pieces,
         configs=320,
-        cost=Measure("multiply_adds", "10^6", "minimize", "multiply-adds of training up to this epoch, all splits"),
-        fidelity=Measure("epoch", "epochs", None, "epochs of training on all training rows"),
+        cost=Measure(
+            "multiply_adds", "10^6", "minimize", "multiply-adds of training up to this epoch, all splits"
+        ),
+        fidelity=Measure("epoch", "epochs", None, "one epoch shows 384 training rows"),
         others=(
             Measure("log_loss", "nat", "minimize", "mean negative log probability of the right class"),
-            Measure("quarter_error", None, "minimize", "the objective when trained on the first quarter of the rows"),
+            Measure(
+                "quarter_error",
+                None,
+                "minimize",
+                "the objective after training on a quarter of the rows",
+            ),
         ),
         notes=(
-            "A diverged network scores 1 - 1 / classes, as one that always answers the same class; its log_loss is null.",
+            "A diverged network scores 1 - 1 / classes, like a constant answer; its log_loss is null.",
             "`quarter_error` is the second fidelity: it costs about a quarter of `cost` at the same epoch.",
             "Initial weights, batch order and dropout noise of a task are common to all its configurations.",
+            "An epoch shows 384 training rows: a task with fewer shows each of them several times.",
             "Schedules run over all epochs of the curve: an early epoch is not a short schedule.",
         ),
     )

@@ -1,11 +1,12 @@
 """Training many small perceptrons at once: one compiled loop, configurations vmapped, shapes shared by masks.
 
-Every network has the shapes of the widest and deepest one; units beyond its width are multiplied by zero and layers
-beyond its depth are skipped, so it computes exactly what the narrow network would. Optimizers share one update rule
-with different coefficients. Initial weights, batch order and dropout noise do not depend on the configuration, which
-makes a result independent of what it was trained together with (up to rounding).
+Every network has the shapes of the widest and deepest one; units beyond its width are multiplied by zero and
+layers beyond its depth are skipped, so it computes exactly what the narrow network would. Optimizers share
+one update rule with different coefficients. Initial weights, batch order and dropout noise do not depend on
+the configuration, which makes a result independent of what it was trained together with (up to rounding).
 
-`train_together` is the entry; `forward`, `update` and `Hyper` are pure functions and arrays of single configurations.
+`train_together` is the entry; `forward`, `update` and `Hyper` are pure functions and arrays of single
+configurations.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax.surfaces.build.mlp import BATCHES, DEEPEST, TOGETHER, WIDEST
+from hyprl_jax.surfaces.build.mlp import BATCHES, DEEPEST, EPOCH_ROWS, TOGETHER, WIDEST
 from hyprl_jax.surfaces.build.tasks import VALIDATION_ROWS
 
-MOST_ROWS, MOST_CLASSES = 384, 10
+MOST_CLASSES = 10
 FEATURE_BUCKETS = (8, 24, 64)
 VALIDATION_BUCKETS = (400, VALIDATION_ROWS)
 EPSILON = 1e-8
@@ -45,11 +46,15 @@ class Hyper(NamedTuple):
     final_share: Any  # share of the learning rate left at the end of an exponential schedule, else 1
     width: Any
     depth: Any
+    balanced: Any  # 1 if rows are weighted against the frequency of their class
     activation: Any  # index into ACTIVATIONS
 
 
 class Task(NamedTuple):
-    """Padded data of one split: rows `[N, D]`, labels `[N]`, validation `[M, D]`, `[M]`, validity `[M]`, counts."""
+    """Padded data of one split: rows `[N, D]`, labels `[N]`, validation `[M, D]`, `[M]`, validity `[M]`.
+
+    classes and width (columns) are true counts, `rarity` `[K]` the class weights of a balanced loss.
+    """
 
     features: Any
     labels: Any
@@ -58,10 +63,21 @@ class Task(NamedTuple):
     valid: Any
     classes: Any
     width: Any
+    rarity: Any
+
+
+class Schedule(NamedTuple):
+    """How long to train: recorded epochs, passes over the rows in each, the seed of all random numbers."""
+
+    epochs: int
+    passes: int
+    seed: int
 
 
 class Batches(NamedTuple):
-    """Row numbers `[E, S, B]`, which of a batch count `[B]`, steps an epoch, and the key of the dropout noise."""
+    """Row numbers `[E, S, B]`, which of a batch count `[B]`, steps an epoch, and the key of the dropout
+    noise.
+    """
 
     order: Any
     weight: Any
@@ -94,6 +110,7 @@ def hyper_of(config: dict[str, Any]) -> Hyper:
         final_share=config.get("final_share", 1.0),
         width=float(config["width"]),
         depth=float(config["depth"]),
+        balanced=float(config["class_weight"] == "balanced"),
         activation=float(ACTIVATIONS.index(config["activation"])),
     )
 
@@ -103,31 +120,34 @@ def train_together(
     training: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
     classes: int,
-    epochs: int,
-    seed: int,
+    schedule: Schedule,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Validation error (balanced) and log loss after each epoch, `[C, E]` float64, for configs of one batch size.
+    """Validation error (balanced) and log loss after each epoch, `[C, E]` float64, for configs of one batch
+    size.
 
-    training: features `[N, D]` and labels `[N]`; validation likewise. A log loss that is not finite marks a network
-    that diverged. Raises ValueError if batch sizes differ.
+    training: features `[N, D]` and labels `[N]`; validation likewise. A log loss that is not finite marks a
+    network that diverged. Raises ValueError if batch sizes differ.
     """
     sizes = {config["batch_size"] for config in configs}
     if len(sizes) != 1 or not sizes <= set(BATCHES):
-        raise ValueError(f"configurations trained together need one batch size of {BATCHES}, not {sorted(sizes)}")
+        raise ValueError(
+            f"configurations trained together need one batch size of {BATCHES}, not {sorted(sizes)}"
+        )
     data = _padded(training, validation, classes)
-    batches = _batches(len(training[0]), sizes.pop(), epochs, seed)
+    batches = _batches(len(training[0]), sizes.pop(), schedule)
+    noise = initial_noise(schedule.seed, data.features.shape[1])
     results = []
     for at in range(0, len(configs), TOGETHER):
         hypers = [hyper_of(config) for config in configs[at : at + TOGETHER]]
         filled = hypers + hypers[:1] * (TOGETHER - len(hypers))
         stacked = Hyper(*(np.asarray(column, dtype=np.float32) for column in zip(*filled, strict=True)))
-        errors, losses = _train_stacked(stacked, data, batches, initial_noise(seed, data.features.shape[1]))
+        errors, losses = _train_stacked(stacked, data, batches, noise)
         results.append(np.stack([errors, losses])[:, : len(hypers)])
     errors, losses = np.concatenate(results, axis=1).astype(np.float64)
     return errors, losses
 
 
-def initial_noise(seed: int, features: int) -> Weights:
+def initial_noise(seed: int, features: int) -> dict[str, np.ndarray]:
     """Standard normal numbers of the shapes of the weights, the same for all configurations."""
     rng = np.random.default_rng(seed)
     shapes = {"input": (features, WIDEST), "hidden": (DEEPEST - 1, WIDEST, WIDEST)}
@@ -135,8 +155,10 @@ def initial_noise(seed: int, features: int) -> Weights:
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def initial_weights(hyper: Hyper, noise: Weights, features: jax.Array) -> Weights:
-    """Weights with variance 2 / fan-in (He et al. 2015) and zero biases; `features` is the true number of columns."""
+def initial_weights(hyper: Hyper, noise: dict[str, Any], features: Any) -> Weights:
+    """Weights with variance 2 / fan-in (He et al. 2015) and zero biases; `features` is the true number of
+    columns.
+    """
     inner = jnp.sqrt(2.0 / hyper.width)
     return {
         "input": noise["input"] * jnp.sqrt(2.0 / features),
@@ -149,7 +171,9 @@ def initial_weights(hyper: Hyper, noise: Weights, features: jax.Array) -> Weight
 
 
 def forward(hyper: Hyper, weights: Weights, features: jax.Array, noise: jax.Array | None = None) -> jax.Array:
-    """Logits `[B, MOST_CLASSES]` of rows `[B, D]`; `noise` `[DEEPEST, B, WIDEST]` uniform switches dropout on."""
+    """Logits `[B, MOST_CLASSES]` of rows `[B, D]`; `noise` `[DEEPEST, B, WIDEST]` uniform switches dropout
+    on.
+    """
     units = (jnp.arange(WIDEST) < hyper.width).astype(jnp.float32)
 
     def layer(inputs: jax.Array, matrix: jax.Array, bias: jax.Array, number: int) -> jax.Array:
@@ -165,12 +189,14 @@ def forward(hyper: Hyper, weights: Weights, features: jax.Array, noise: jax.Arra
     return hidden @ weights["output"] + weights["output_bias"]
 
 
-def update(hyper: Hyper, weights: Weights, average: Weights, square: Weights, gradient: Weights, step: Any, rate: Any):
+def update(
+    hyper: Hyper, weights: Weights, average: Weights, square: Weights, gradient: Weights, step: Any, rate: Any
+) -> tuple[Weights, Weights, Weights]:
     """One step of any of the four optimizers: new weights, average and square; `step` counts from 1.
 
-    `m <- a m + b g`, `v <- c v + (1 - c) g^2`, and weights move by `rate` times `m`, or `g + a m` in Nesterov's form,
-    divided by `sqrt(v)` where the optimizer is adaptive (Kingma and Ba 2015, Tieleman and Hinton 2012). Weight decay
-    is decoupled (Loshchilov and Hutter 2019).
+    `m <- a m + b g`, `v <- c v + (1 - c) g^2`, and weights move by `rate` times `m`, or `g + a m` in
+    Nesterov's form, divided by `sqrt(v)` where the optimizer is adaptive (Kingma and Ba 2015, Tieleman and
+    Hinton 2012). Weight decay is decoupled (Loshchilov and Hutter 2019).
     """
     correct_average = 1.0 - hyper.debias * hyper.keep_average**step
     correct_square = 1.0 - hyper.debias * hyper.square_decay**step
@@ -181,7 +207,9 @@ def update(hyper: Hyper, weights: Weights, average: Weights, square: Weights, gr
         return weight - rate * (ahead / correct_average / scale + hyper.weight_decay * weight)
 
     average = jax.tree.map(lambda m, g: hyper.keep_average * m + hyper.take_gradient * g, average, gradient)
-    square = jax.tree.map(lambda v, g: hyper.square_decay * v + (1.0 - hyper.square_decay) * g * g, square, gradient)
+    square = jax.tree.map(
+        lambda v, g: hyper.square_decay * v + (1.0 - hyper.square_decay) * g * g, square, gradient
+    )
     return jax.tree.map(move, weights, average, square, gradient), average, square
 
 
@@ -225,7 +253,9 @@ def _train_stacked(hyper: Hyper, data: Task, batches: Batches, noise: Weights) -
             rows, number = batches.order[epoch, at], epoch * batches.steps + at
             shape = (DEEPEST, len(rows), WIDEST)
             dropout = jax.random.uniform(jax.random.fold_in(batches.key, number), shape)
-            batch = (data.features[rows], data.labels[rows], batches.weight)
+            labels = data.labels[rows]
+            weight = batches.weight * (1.0 + hyper.balanced * (data.rarity[labels] - 1.0))
+            batch = (data.features[rows], labels, weight)
             gradient = jax.grad(loss, argnums=1)(hyper, weights, batch, dropout, data.classes)
             rate = learning_rate(hyper, number / (epochs * batches.steps))
             return update(hyper, weights, average, square, gradient, number + 1.0, rate)
@@ -259,23 +289,32 @@ def _padded(training: tuple, validation: tuple, classes: int) -> Task:
         return np.pad(rows, padding).astype(np.float32 if rows.ndim == 2 else np.int32)
 
     return Task(
-        features=fill(training[0], MOST_ROWS),
-        labels=fill(training[1], MOST_ROWS),
+        features=fill(training[0], EPOCH_ROWS),
+        labels=fill(training[1], EPOCH_ROWS),
         held_out=fill(validation[0], held),
         truth=fill(validation[1], held),
         valid=(np.arange(held) < len(validation[0])).astype(np.float32),
         classes=np.int32(classes),
         width=np.float32(width),
+        rarity=_rarity(training[1], classes),
     )
 
 
-def _batches(rows: int, size: int, epochs: int, seed: int) -> Batches:
-    """A new order of the rows each epoch, cut into full batches; the rest of an epoch is left out, as is usual."""
-    rng = np.random.default_rng([seed, 1])
-    batch, most = min(size, rows), MOST_ROWS // size
+def _rarity(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Weight of a row by its class, `N / (K N_k)`, `[MOST_CLASSES]`; one where a class has no row."""
+    counts = np.bincount(labels, minlength=MOST_CLASSES)
+    return np.where(counts > 0, len(labels) / (classes * np.maximum(counts, 1)), 1.0).astype(np.float32)
+
+
+def _batches(rows: int, size: int, schedule: Schedule) -> Batches:
+    """A new order of the rows each pass, cut into full batches; what is left over is not used."""
+    rng = np.random.default_rng([schedule.seed, 1])
+    batch = min(size, rows)
     steps = rows // batch
-    order = np.zeros((epochs, most, size), dtype=np.int32)
-    for epoch in range(epochs):
-        order[epoch, :steps, :batch] = rng.permutation(rows)[: steps * batch].reshape(steps, batch)
+    order = np.zeros((schedule.epochs, EPOCH_ROWS // size, size), dtype=np.int32)
+    for epoch in range(schedule.epochs):
+        for turn in range(schedule.passes):
+            cut = rng.permutation(rows)[: steps * batch].reshape(steps, batch)
+            order[epoch, turn * steps : (turn + 1) * steps, :batch] = cut
     weight = (np.arange(size) < batch).astype(np.float32)
-    return Batches(order, weight, np.int32(steps), jax.random.PRNGKey(seed))
+    return Batches(order, weight, np.int32(schedule.passes * steps), jax.random.PRNGKey(schedule.seed))

@@ -1,8 +1,9 @@
-"""The work folder of a build: one small file for each finished piece, so that a killed build goes on where it was.
+"""The work folder of a build: one small file for each finished piece, so that a killed build goes on where it
+was.
 
-`<out>.work` stands beside the collection that is being built. `plan.json` says what is computed; a finished piece (one
-task, a few configurations) is one Parquet file that appears whole or not at all. A lock keeps two builds of the same
-folder apart and vanishes with the process that held it, however it ended.
+`<out>.work` stands beside the collection that is being built. `plan.json` says what is computed; a finished
+piece (one task, a few configurations) is one Parquet file that appears whole or not at all. A lock keeps two
+builds of the same folder apart and vanishes with the process that held it, however it ended.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class WorkFolder:
         os.replace(temporary, target)
 
     def load(self, piece: Piece) -> pd.DataFrame | None:
-        """The finished piece, or None if it is not there or not readable as what it should be (it is computed again)."""
+        """The finished piece, or None if it is not there or not readable as what it should be (it is computed
+        again).
+        """
         path = self.file_of(piece)
         if not path.exists():
             return None

@@ -1,4 +1,6 @@
-"""How a build tells how far it is: a progress bar on a terminal, plain lines anywhere else, both on standard error."""
+"""How a build tells how far it is: a progress bar on a terminal, plain lines anywhere else, both on standard
+error.
+"""
 
 from __future__ import annotations
 

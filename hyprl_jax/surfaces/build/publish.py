@@ -1,4 +1,6 @@
-"""The last step of a build: the tables become a collection on disk, together with its card in words (`README.md`)."""
+"""The last step of a build: the tables become a collection on disk, together with its card in words
+(`README.md`).
+"""
 
 from __future__ import annotations
 

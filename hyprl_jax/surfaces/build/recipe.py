@@ -1,7 +1,8 @@
 """What a recipe is: a search space, a way to train configurations on a task, and the names of what comes out.
 
-A recipe trains a *piece*: one task and a few configurations. Its result is a dict of columns of equal length with at
-least `config_index` (position in the piece), `objective`, `cost` and `error` (empty, or why this training failed).
+A recipe trains a *piece*: one task and a few configurations. Its result is a dict of columns of equal length
+with at least `config_index` (position in the piece), `objective`, `cost` and `error` (empty, or why this
+training failed).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Columns = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Measure:
-    """A recorded figure beside the objective: its name, unit, whether it is to be minimised, what it means."""
+    """A recorded figure beside the objective: name, unit, whether it is to be minimised, meaning."""
 
     name: str
     unit: str | None
@@ -31,8 +32,8 @@ class Measure:
 class Recipe:
     """Everything the engine needs to compute one collection.
 
-    evaluate(task, configs, seed): train `configs` on `task`. pieces(configs): row numbers that are trained together.
-    version: raised whenever results would change, so that old pieces are never mixed with new ones.
+    evaluate(task, configs, seed): train `configs` on `task`. pieces(configs): row numbers that are trained
+    together. version: raised whenever results would change, so that old pieces are never mixed with new ones.
     """
 
     name: str
@@ -66,7 +67,8 @@ def evaluate_each(
 ) -> Columns:
     """Call `train` for every configuration and split; mean over splits, but sums for `cost` and `work`.
 
-    A training that raises becomes a row with an `error` and no numbers: the evaluation is missing, not invented.
+    A training that raises becomes a row with an `error` and no numbers: the evaluation is missing, not
+    invented.
     """
     rows = []
     for index, config in enumerate(configs):

@@ -1,8 +1,8 @@
 """One fixed sample of configurations from a search space: the default first, then a scrambled Sobol sequence.
 
-A Sobol point fills the space more evenly than independent draws do (Sobol 1967; Owen scrambling by the seed). Each
-coordinate belongs to one hyperparameter; coordinates of hyperparameters that turn out inactive are dropped, and a
-configuration that repeats an earlier one is skipped.
+A Sobol point fills the space more evenly than independent draws do (Sobol 1967; Owen scrambling by the seed).
+Each coordinate belongs to one hyperparameter; coordinates of hyperparameters that turn out inactive are
+dropped, and a configuration that repeats an earlier one is skipped.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace, OrdinalHyperparameter, UniformFloatHyperparameter
-from ConfigSpace import UniformIntegerHyperparameter
+from ConfigSpace import (
+    CategoricalHyperparameter,
+    ConfigurationSpace,
+    OrdinalHyperparameter,
+    UniformFloatHyperparameter,
+    UniformIntegerHyperparameter,
+)
 from ConfigSpace.hyperparameters import Hyperparameter
 from ConfigSpace.util import deactivate_inactive_hyperparameters
 
@@ -19,7 +24,7 @@ SIGNIFICANT_DIGITS = 6
 
 
 def sample_configs(space: ConfigurationSpace, count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` different configurations as dicts of the active hyperparameters, in a fixed order for a seed."""
+    """`count` different configurations as dicts of their active hyperparameters, fixed by the seed."""
     from scipy.stats import qmc
 
     names = list(space.keys())

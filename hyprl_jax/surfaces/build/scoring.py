@@ -1,6 +1,7 @@
 """What a trained model is scored by: validation figures from predictions, in NumPy.
 
-`balanced_error` is the objective of every recipe, the others are recorded beside it. All of them are to be minimised.
+`balanced_error` is the objective of every recipe, the others are recorded beside it. All of them are to be
+minimised.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import numpy as np
 
 
 def balanced_error(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Mean over the classes of the share of their rows that was predicted wrongly; labels and predictions `[N]` int."""
+    """Mean over the classes of the share of their rows that was predicted wrongly; labels and predictions
+    `[N]` int.
+    """
     counts = np.bincount(labels, minlength=classes)
     wrong = np.bincount(labels[labels != predicted], minlength=classes)
     present = counts > 0
@@ -23,7 +26,8 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def ranking_error(labels: np.ndarray, scores: np.ndarray, classes: int) -> float:
-    """One less the area under the ROC curve, mean over classes against the rest; scores `[N]` or `[N, classes]`.
+    """One less the area under the ROC curve, mean over classes against the rest; scores `[N]` or `[N,
+    classes]`.
 
     The area is the rank-sum statistic of Mann and Whitney (1947), tied scores counted half.
     """

@@ -1,11 +1,13 @@
 """Where the rows of a training task come from: the data that scikit-learn ships, and its generators.
 
-A source is drawn once per build seed and belongs to one *group*: every task derived from it (class subsets, label noise,
-fewer rows, ...) shares that group, so a split by groups never puts rows of one source on both sides. Each setting of a
-generator has a stream of its own and is a group of its own, because two such draws have no row in common.
+A source is drawn once per build seed and belongs to one *group*: every task derived from it (class subsets,
+label noise, fewer rows, ...) shares that group, so a split by groups never puts rows of one source on both
+sides. Each setting of a generator has a stream of its own and is a group of its own, because two such draws
+have no row in common.
 
-`SOURCES` maps a name to a `Source`; `draw(name, seed)` gives its features `[N, D]` float64 and target `[N]`, either class
-labels or a real number that a task turns into classes by quantiles. No network is used and nothing is downloaded.
+`SOURCES` maps a name to a `Source`; `draw(name, seed)` gives its features `[N, D]` float64 and target `[N]`,
+either class labels or a real number that a task turns into classes by quantiles. No network is used and
+nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Source:
 
 
 def stream(seed: int, *names: object) -> int:
-    """A 31-bit seed for the stream called `names`, so that streams of different names never coincide by arithmetic."""
+    """A 31-bit seed for the stream called `names`, so that streams of different names never coincide by
+    arithmetic.
+    """
     text = "/".join([str(seed), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") & 0x7FFFFFFF
 
@@ -63,9 +67,11 @@ def _bundled(loader: str, _seed: int) -> Rows:
 
 
 def _image_patches(name: str, axis: int, _seed: int) -> Rows:
-    """Describe each non-overlapping 8 x 8 patch of a photograph; the target is where in the picture it was cut out.
+    """Describe each non-overlapping 8 x 8 patch of a photograph; the target is where in the picture it was
+    cut out.
 
-    Features `[N, 22]`: mean and spread of the three colours, then the 4 x 4 block means of the grey patch less its mean.
+    Features `[N, 22]`: mean and spread of the three colours, then the 4 x 4 block means of the grey patch
+    less its mean.
     """
     from sklearn.datasets import load_sample_image
 

@@ -1,8 +1,10 @@
-"""The `svm` recipe: support vector classifiers (libsvm, through scikit-learn) with kernel-dependent hyperparameters.
+"""The `svm` recipe: support vector classifiers (libsvm, through scikit-learn) with kernel-dependent
+hyperparameters.
 
-A kernel brings its own hyperparameters: `gamma` for all but the linear one, `degree` for the polynomial, `coef0` for the
-polynomial and the sigmoid. The number of libsvm iterations is capped, as any tuning job would: a capped model is scored
-as it stands. Cost is the processor time of fitting and predicting; `work` is a deterministic stand-in for it.
+A kernel brings its own hyperparameters: `gamma` for all but the linear one, `degree` for the polynomial,
+`coef0` for the polynomial and the sigmoid. The number of libsvm iterations is capped, as any tuning job
+would: a capped model is scored as it stands. Cost is the processor time of fitting and predicting; `work` is
+a deterministic stand-in for it.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def space() -> Any:
 
 
 def evaluate(task: TaskData, configs: list[dict[str, Any]], seed: int) -> Columns:
-    """Train every configuration on every split: columns `[C]`, in the order of `configs`; `seed` is not needed here."""
+    """Train every configuration on every split: columns `[C]`, in the order of `configs`; `seed` is not
+    needed here.
+    """
     return evaluate_each(_train, task, configs, seed)
 
 
@@ -91,7 +95,7 @@ def _train(task: TaskData, split: Split, config: dict[str, Any], seed: int) -> d
 
 
 def scale(how: str, train: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Scale `features` `[N, D]` by the statistics of the training rows alone; a constant column becomes zero."""
+    """Scale `features` `[N, D]` by statistics of the training rows alone; a constant column becomes zero."""
     if how == "none":
         return features
     low, high = train.min(axis=0), train.max(axis=0)
@@ -119,7 +123,7 @@ def recipe() -> Recipe:
                 "ranking_error",
                 None,
                 "minimize",
-                "one less the area under the ROC curve, one class against the rest",
+                "one less the area under the ROC curve, class against rest",
             ),
             Measure(
                 "work", "10^6 products", "minimize", "deterministic stand-in for the cost: kernel products"

@@ -1,11 +1,12 @@
-"""The training tasks of the recipes: a source of rows, what was derived from it, and fixed training and validation rows.
+"""The training tasks of the recipes: a source of rows, what was derived from it, and fixed training and
+validation rows.
 
-`TASKS` is the catalogue, `load_task(name, seed)` makes one of them. Every derivation is listed in the task's own
-description, so the card of a collection can print it. The group of a task is the name of its source.
+`TASKS` is the catalogue, `load_task(name, seed)` makes one of them. Every derivation is listed in the task's
+own description, so the card of a collection can print it. The group of a task is the name of its source.
 
-Rows are split before anything is learned from them. Label noise touches training rows only; validation labels stay
-clean. Sources with few rows are split several times, and a task's objective is the mean over these splits: the values
-are finer and less of a lottery.
+Rows are split before anything is learned from them. Label noise touches training rows only; validation labels
+stay clean. Sources with few rows are split several times, and a task's objective is the mean over these
+splits: the values are finer and less of a lottery.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ VALIDATION_ROWS = 800
 class TaskSpec:
     """One task: the source and, in the order of application, what is derived from it.
 
-    classes: keep only these labels. bins: classes by quantiles of a real target. against_rest: this label against all
-    others. features: keep this share of the columns. noise_features: add so many standard normal columns.
-    label_noise: share of the training labels replaced by another class. rows: training rows. splits: number of splits.
+    classes: keep only these labels. bins: classes by quantiles of a real target. against_rest: this label
+    against all others. features: keep this share of the columns. noise_features: add so many standard normal
+    columns. label_noise: share of the training labels replaced by another class. rows: training rows. splits:
+    number of splits.
     """
 
     name: str
@@ -63,7 +65,9 @@ class Split:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task ready for training: features `[N, D]`, clean and training labels `[N]` in `0..classes-1`, its splits."""
+    """A task ready for training: features `[N, D]`, clean and training labels `[N]` in `0..classes-1`, its
+    splits.
+    """
 
     name: str
     group: str

@@ -1,7 +1,7 @@
 """Computing pieces: in this process, or spread over worker processes that cannot outlive the build.
 
-Workers are started afresh (spawned), so they inherit no threads of JAX; each uses one thread, ignores Ctrl-C (the build
-handles it) and leaves as soon as the building process is gone, however it went.
+Workers are started afresh (spawned), so they inherit no threads of JAX; each uses one thread, ignores Ctrl-C
+(the build handles it) and leaves as soon as the building process is gone, however it went.
 """
 
 from __future__ import annotations
