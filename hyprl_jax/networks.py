@@ -1,0 +1,143 @@
+"""The recurrent Q-network: a context over the history, and a head that judges every candidate in that context.
+
+The only module that knows Flax. A network is a triple of pure functions (`Network`): `init` makes parameters,
+`initial_carry` the recurrent state before the first trial, `advance` reads what happened since the last choice, and
+`values` gives a Q-value to any number of candidates. Parameters do not depend on the number of candidates, so that a
+policy trained on subsets plays whole tables.
+
+With `residual`, `Q(s, x) = V(h) + exp(c(h)) (log-acquisition(x) + r(x, h))`: the policy starts as the classical
+acquisition function it is given and learns a bounded correction r, whose last layer starts at zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hyprl_jax.config import NetworkConfig
+
+Carry = Any
+Params = Any
+
+_INITIAL_SCALE = 0.05  # of one unit of log-acquisition, in scaled returns
+
+
+class CandidateInputs(NamedTuple):
+    """What the head sees of N candidates."""
+
+    features: jax.Array
+    """`[N, F]` float32 inputs of the head."""
+    start: jax.Array
+    """`[N]` float32 log-acquisition relative to the best legal candidate (0 for that one, negative for others)."""
+
+
+class Network(Protocol):
+    """Pure functions of one episode; the caller vmaps."""
+
+    def init(self, key: jax.Array, metafeatures: int, context: int, features: int) -> Params:
+        """Parameters for inputs of these widths."""
+
+    def initial_carry(self, params: Params, metafeatures: jax.Array) -> Carry:
+        """Recurrent state before the first trial; `metafeatures [M]`."""
+
+    def advance(self, params: Params, carry: Carry, context: jax.Array) -> tuple[Carry, jax.Array]:
+        """Recurrent state and context vector `[H]` after reading `context [G]`."""
+
+    def values(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        """Q-values `[N]` in the context `hidden [H]`."""
+
+
+class _QModule(nn.Module):
+    """Linen module behind `FlaxNetwork`."""
+
+    config: NetworkConfig
+
+    def setup(self) -> None:
+        config = self.config
+        if config.cell == "gru":
+            self.cell = nn.GRUCell(config.context)
+        elif config.cell == "lstm":
+            self.cell = nn.LSTMCell(config.context)
+        self.read = nn.Dense(config.context)
+        if config.metafeatures:
+            self.remember = nn.Dense(config.context * (2 if config.cell == "lstm" else 1))
+        if config.layer_norm:
+            self.context_norm = nn.LayerNorm()
+            self.head_norms = [nn.LayerNorm() for _ in range(config.layers)]
+        self.see = nn.Dense(config.hidden)
+        self.modulate = nn.Dense(config.hidden, use_bias=False)
+        self.deeper = [nn.Dense(config.hidden) for _ in range(max(0, config.layers - 1))]
+        self.judge = nn.Dense(1, kernel_init=nn.initializers.zeros if config.residual else _small)
+        if config.dueling:
+            self.value = nn.Dense(1, kernel_init=nn.initializers.zeros)
+        if config.residual:
+            self.scale = nn.Dense(1, kernel_init=nn.initializers.zeros)
+
+    def initial_carry(self, metafeatures: jax.Array) -> Carry:
+        width = self.config.context
+        zeros = jnp.zeros(width, jnp.float32)
+        if self.config.metafeatures:
+            first = jnp.tanh(self.remember(metafeatures))
+        else:
+            first = jnp.zeros(2 * width if self.config.cell == "lstm" else width, jnp.float32)
+        if self.config.cell == "lstm":
+            return first[:width], first[width:]
+        return first if self.config.cell == "gru" else zeros
+
+    def advance(self, carry: Carry, context: jax.Array) -> tuple[Carry, jax.Array]:
+        hidden = jnp.tanh(self.read(context))
+        if self.config.cell != "none":
+            carry, hidden = self.cell(carry, hidden)
+        return carry, self.context_norm(hidden) if self.config.layer_norm else hidden
+
+    def values(self, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        config = self.config
+        x = self.see(inputs.features) + self.modulate(hidden)
+        for layer in range(config.layers):
+            if layer:
+                x = self.deeper[layer - 1](x)
+            x = nn.relu(self.head_norms[layer](x) if config.layer_norm else x)
+        judged = self.judge(x)[..., 0]
+        value = self.value(hidden)[0] if config.dueling else jnp.float32(0.0)
+        if not config.residual:
+            return value + judged
+        limit = config.residual_limit
+        correction = limit * jnp.tanh(judged / limit)
+        scale = _INITIAL_SCALE * jnp.exp(jnp.clip(self.scale(hidden)[0], -4.0, 4.0))
+        return value + scale * (inputs.start + correction)
+
+    def everything(self, metafeatures: jax.Array, context: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        """Touches every parameter once, for initialisation."""
+        _, hidden = self.advance(self.initial_carry(metafeatures), context)
+        return self.values(hidden, inputs)
+
+
+class FlaxNetwork:
+    """The `Network` of a configuration."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self.config = config
+        self._module = _QModule(config)
+
+    def init(self, key: jax.Array, metafeatures: int, context: int, features: int) -> Params:
+        inputs = CandidateInputs(jnp.zeros((2, features)), jnp.zeros(2))
+        return self._module.init(
+            key, jnp.zeros(metafeatures), jnp.zeros(context), inputs, method=_QModule.everything
+        )["params"]
+
+    def initial_carry(self, params: Params, metafeatures: jax.Array) -> Carry:
+        return self._module.apply({"params": params}, metafeatures, method=_QModule.initial_carry)
+
+    def advance(self, params: Params, carry: Carry, context: jax.Array) -> tuple[Carry, jax.Array]:
+        return self._module.apply({"params": params}, carry, context, method=_QModule.advance)  # type: ignore[return-value]
+
+    def values(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        return self._module.apply({"params": params}, hidden, inputs, method=_QModule.values)  # type: ignore[return-value]
+
+
+def _small(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Small random weights: near-zero Q-values with distinct gradients."""
+    return 0.01 * jax.random.normal(key, shape, dtype)

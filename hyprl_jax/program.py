@@ -1,0 +1,155 @@
+"""The compiled part of training: a chunk of updates and a validation, for all folds and seeds of a run at once.
+
+Folds and seeds are axes of one program: every leaf of the state is `[folds, seeds, ...]`. Each member's arithmetic is
+independent of its neighbours. On a CPU the members run one after another inside the program (a batched matrix product
+of many small matrices gains nothing there), on an accelerator side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hyprl_jax import augment, bank as banks, learner, rollout
+from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax.config import TrainConfig
+from hyprl_jax.learner import LearnerState
+from hyprl_jax.networks import FlaxNetwork, Params
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainingState(NamedTuple):
+    """The state of a run; every leaf has leading axes `[folds, seeds]`."""
+
+    learner: LearnerState
+    best: Params
+    """Averaged parameters with the best validation regret so far."""
+    best_score: jax.Array
+    """float32: that regret, averaged over validation tasks and trials."""
+    best_updates: jax.Array
+    """int32: the updates after which it was reached; 0 is the acquisition function that the policy starts from."""
+
+
+class Program:
+    """The three compiled functions of a configuration: `start`, `validate` and `chunk`."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self._start = jax.jit(over_members(partial(_start, config=config)))
+        self._chunk = jax.jit(over_members(partial(_chunk, config=config)), donate_argnums=0)
+
+    def start(self, bank: SurfaceBank, folds: Fold) -> TrainingState:
+        """The state before training, validated once; leaves of `folds` are `[folds, ...]`."""
+        return self._start(self.keys(), bank, folds)
+
+    def chunk(self, state: TrainingState, bank: SurfaceBank, folds: Fold) -> tuple[TrainingState, Metrics]:
+        """The state after `config.updates_per_chunk` updates and a validation, and metrics `[folds, seeds]`.
+
+        `state` is donated: it cannot be used afterwards.
+        """
+        return self._chunk(state, bank, folds)
+
+    def keys(self) -> jax.Array:
+        """Typed keys `[folds, seeds]`, a function of the fold's and the seed's number alone."""
+
+        def key(fold: jax.Array, seed: jax.Array) -> jax.Array:
+            return jax.random.fold_in(jax.random.key(seed), fold)
+
+        folds, seeds = jnp.asarray(self.config.folds), jnp.asarray(self.config.seeds)
+        return jax.vmap(lambda fold: jax.vmap(lambda seed: key(fold, seed))(seeds))(folds)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a whole run."""
+        return -(-self.config.learner.updates // self.config.updates_per_chunk)
+
+    @property
+    def steps_per_chunk(self) -> int:
+        """Environment steps of all members in a chunk."""
+        config = self.config
+        members = len(config.folds) * len(config.seeds)
+        return members * config.updates_per_chunk * config.learner.episodes * config.env.trials
+
+
+def over_members(function: Callable) -> Callable:
+    """`function(state, bank, fold)` over `[folds, seeds]` members: in turn on CPU, side by side elsewhere."""
+
+    def all_members(states: TrainingState, bank: SurfaceBank, folds: Fold) -> tuple:
+        if jax.default_backend() != "cpu":
+            over_seeds = jax.vmap(function, in_axes=(0, None, None))
+            return jax.vmap(over_seeds, in_axes=(0, None, 0))(states, bank, folds)
+
+        def one_fold(pair: tuple) -> tuple:
+            seeds, fold = pair
+            return jax.lax.map(lambda state: function(state, bank, fold), seeds)
+
+        return jax.lax.map(one_fold, (states, folds))
+
+    return all_members
+
+
+def validate(params: Params, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> jax.Array:
+    """Normalised regret `[K, T]` of the greedy policy on the known tasks of a fold, each without its own group.
+
+    For padded known tasks the numbers mean nothing.
+    """
+    network = FlaxNetwork(config.network)
+    shared = rollout.background(bank, fold)
+    metafeatures = banks.standardised_metafeatures(bank, fold)
+    act = rollout.q_player(network, config.network, params)
+
+    def one(row: jax.Array) -> jax.Array:
+        task = augment.real_task(bank, fold, metafeatures, row, config.surrogate.leave_out)
+        memory = rollout.q_memory(network, params, None, task)
+        key = jax.random.key(0)  # a greedy player draws nothing
+        return rollout.play(act, memory, shared, task, key, config.env, config.surrogate).regret
+
+    return jax.vmap(one)(fold.known)
+
+
+def _start(key: jax.Array, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> TrainingState:
+    state = learner.init(key, bank, fold, config)
+    scores = _scores(state.average, bank, fold, config)
+    best = jax.tree.map(jnp.copy, state.average)
+    return TrainingState(state, best, scores["regret_validation"], jnp.int32(0))
+
+
+def _chunk(
+    state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig
+) -> tuple[TrainingState, Metrics]:
+    def one(carry: LearnerState, _: None) -> tuple[LearnerState, Metrics]:
+        return learner.update(carry, bank, fold, config)
+
+    learned, metrics = jax.lax.scan(one, state.learner, None, length=config.updates_per_chunk)
+    scores = _scores(learned.average, bank, fold, config)
+    score = scores["regret_validation"]
+    better = score < state.best_score
+    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), learned.average, state.best)
+    after = TrainingState(
+        learned,
+        best,
+        jnp.where(better, score, state.best_score),
+        jnp.where(better, learned.updates, state.best_updates),
+    )
+    summary = {name: values.mean() for name, values in metrics.items()}
+    return after, {**summary, **scores, "best_validation": after.best_score}
+
+
+def _scores(params: Params, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> Metrics:
+    """Regret averaged over trials, on the training tasks and on the validation tasks (on the training tasks if there
+    are no validation tasks)."""
+    regret = validate(params, bank, fold, config).mean(axis=1)
+    places = jnp.arange(regret.shape[0])
+    train = places < fold.trained
+    validation = fold.usable & ~train
+    validation = jnp.where(validation.any(), validation, train)
+
+    def mean(mask: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(mask, regret, 0.0)) / jnp.maximum(mask.sum(), 1)
+
+    return {"regret_train": mean(train), "regret_validation": mean(validation)}

@@ -1,0 +1,312 @@
+"""Playing episodes: a scan over trials for one episode, for any player; `vmap` over episodes is the caller's.
+
+A *player* is a pure function `act(memory, view, key) -> (memory, Choice)`: a Q-network, an acquisition function, a
+static list. All see the same `View` and go through the same loop, so that policies and baselines differ in what they
+choose and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hyprl_jax import env, explore, surrogate
+from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax.config import EnvConfig, NetworkConfig, SurrogateConfig
+from hyprl_jax.env import Observation, Task
+from hyprl_jax.networks import CandidateInputs, Network, Params
+
+CONTEXT_FEATURES = (
+    "share_of_trials", "trials_done", "trials_left", "begun", "latest_improvement", "latest_gap", "surprise",
+    "expected_deviation", "concentration_gentle", "concentration_sharp", "top_acquisition", "top_gap", "incumbent",
+    "latest_start",
+)  # fmt: skip
+"""What the context reads before each choice, in the order of `View.context`."""
+
+
+class Background(NamedTuple):
+    """The known tasks as all episodes of a batch share them."""
+
+    surfaces: jax.Array
+    """`[K, N]`"""
+    lower: jax.Array
+    """`[K]`"""
+    span: jax.Array
+    """`[K]`"""
+    encodings: jax.Array
+    """`[L, N, F]`"""
+
+
+class View(NamedTuple):
+    """All that a player may use to choose."""
+
+    observation: Observation
+    known: surrogate.Knowledge
+    state: surrogate.SurrogateState
+    belief: surrogate.Belief
+    features: jax.Array
+    """`[N, F]` float32, see `surrogate.CANDIDATE_FEATURES`."""
+    start: jax.Array
+    """`[N]` float32 log-acquisition relative to the best legal candidate."""
+    context: jax.Array
+    """`[G]` float32, see `CONTEXT_FEATURES`."""
+
+
+class Choice(NamedTuple):
+    """What a player chose, and what it wants kept about it."""
+
+    action: jax.Array
+    """int32 scalar, -1 if nothing is legal."""
+    kept: Any
+    """A pytree of arrays, or None."""
+
+
+class Record(NamedTuple):
+    """One episode, `[T]` each."""
+
+    action: jax.Array
+    objective: jax.Array
+    reward: jax.Array
+    over: jax.Array
+    valid: jax.Array
+    regret: jax.Array
+    """Normalised regret of the incumbent after the trial (of the last incumbent once the episode is over)."""
+    kept: Any
+
+
+class Kept(NamedTuple):
+    """What learning needs of a choice by a Q-network; everything else can be forgotten."""
+
+    context: jax.Array
+    """`[G]`"""
+    features: jax.Array
+    """`[F]` inputs of the chosen candidate."""
+    start: jax.Array
+    """Scalar start value of the chosen candidate."""
+    value: jax.Array
+    """Scalar: the value of the state, the largest legal Q-value (by double Q-learning with a target network)."""
+    greedy: jax.Array
+    """bool: the choice was the greedy one."""
+
+
+class _Latest(NamedTuple):
+    """What the context wants to know about the latest choice; scalars in raw or current units."""
+
+    incumbent_before: jax.Array
+    expected: jax.Array
+    deviation: jax.Array
+    start: jax.Array
+
+
+Act = Callable[[Any, View, jax.Array], tuple[Any, Choice]]
+
+
+def background(bank: SurfaceBank, fold: Fold) -> Background:
+    """What is known from the fold's known tasks."""
+    span = bank.best - bank.worst
+    return Background(
+        bank.unit[fold.known],
+        bank.worst[fold.known],
+        jnp.where(span > 0, span, 1.0)[fold.known],
+        bank.encodings,
+    )
+
+
+def play(
+    act: Act,
+    memory: Any,
+    shared: Background,
+    task: Task,
+    key: jax.Array,
+    config: EnvConfig,
+    beliefs: SurrogateConfig,
+) -> Record:
+    """One episode of `config.trials` steps by the player `act`, whose memory starts as `memory`."""
+    # With one collection the encodings stay shared by all episodes instead of being copied for each.
+    encodings = shared.encodings[0] if shared.encodings.shape[0] == 1 else shared.encodings[task.collection]
+    known = surrogate.know(shared.surfaces, encodings, shared.lower, shared.span, task.peers, beliefs)
+    zero = jnp.float32(0.0)
+
+    def one(carry: tuple, step_key: jax.Array) -> tuple[tuple, Record]:
+        memory, state, belief_state, latest = carry
+        view = look(known, task, state, belief_state, latest, config, beliefs)
+        memory, choice = act(memory, view, step_key)
+        after, result = env.step(task, state, choice.action, config)
+        latest = _Latest(
+            state.incumbent,
+            (view.belief.mean[choice.action] - view.belief.scale[1]) / view.belief.scale[0],
+            view.belief.deviation[choice.action],
+            view.start[choice.action],
+        )
+        belief_state = surrogate.update(known, belief_state, choice.action, result.objective, beliefs)
+        regret = env.normalized_regret(task, after.incumbent)
+        record = Record(
+            choice.action, result.objective, result.reward, result.over, result.valid, regret, choice.kept
+        )
+        return (memory, after, belief_state, latest), record
+
+    state, belief_state = env.reset(task), surrogate.start(known, config.trials, beliefs)
+    keys = jax.random.split(key, config.trials)
+    return jax.lax.scan(one, (memory, state, belief_state, _Latest(zero, zero, zero, zero)), keys)[1]
+
+
+def look(
+    known: surrogate.Knowledge,
+    task: Task,
+    state: env.EnvState,
+    belief_state: surrogate.SurrogateState,
+    latest: _Latest,
+    config: EnvConfig,
+    beliefs: SurrogateConfig,
+) -> View:
+    """The player's view of the current state."""
+    observation = env.observe(task, state, config)
+    legal = observation.legal
+    belief = surrogate.believe(known, belief_state, legal, beliefs)
+    log_acquisition = jnp.log(surrogate.acquisition(belief) + 1e-5)
+    top = jnp.max(jnp.where(legal, log_acquisition, -jnp.inf), initial=jnp.log(1e-5))
+    context = _context(observation, belief, latest, top, config)
+    return View(
+        observation,
+        known,
+        belief_state,
+        belief,
+        surrogate.features(known, belief_state, belief, legal),
+        jnp.minimum(log_acquisition - top, 0.0),
+        context,
+    )
+
+
+def _context(
+    observation: Observation, belief: surrogate.Belief, latest: _Latest, top: jax.Array, config: EnvConfig
+) -> jax.Array:
+    factor = belief.scale[0]
+    trial = observation.trial.astype(jnp.float32)
+    begun = trial > 0
+    incumbent = jnp.where(begun, observation.incumbent, 0.0)
+    improvement = jnp.where(trial > 1, factor * (incumbent - latest.incumbent_before), 0.0)
+    top_gap = jnp.max(jnp.where(observation.legal, belief.mean, -jnp.inf), initial=-10.0) - belief.incumbent
+    columns = [
+        trial / config.trials,
+        jnp.log1p(trial) / 4.0,
+        jnp.log1p(jnp.maximum(config.trials - trial, 0.0)) / 4.0,
+        begun,
+        jnp.where(begun, jnp.clip(improvement, 0.0, 1.0) * 4.0, 0.0),
+        jnp.where(begun, jnp.clip(factor * (observation.latest - incumbent), -2.0, 0.0), 0.0),
+        jnp.where(begun, jnp.clip(factor * (observation.latest - latest.expected), -1.0, 1.0) * 2.0, 0.0),
+        latest.deviation * 4.0,
+        belief.concentration[0],
+        belief.concentration[1],
+        top / 5.0 + 1.0,
+        jnp.clip(top_gap, -1.0, 1.0) * 4.0,
+        jnp.clip(belief.incumbent, -2.0, 2.0),
+        latest.start / 4.0,
+    ]
+    return jnp.stack([jnp.asarray(column, jnp.float32) for column in columns])
+
+
+def candidate_inputs(view: View, config: NetworkConfig) -> CandidateInputs:
+    """What the network sees of the candidates, by `config.candidates`."""
+    parts = {"surrogate": [view.features], "encodings": [view.known.encodings]}
+    parts["both"] = parts["surrogate"] + parts["encodings"]
+    chosen = parts[config.candidates]
+    return CandidateInputs(chosen[0] if len(chosen) == 1 else jnp.concatenate(chosen, axis=-1), view.start)
+
+
+def q_player(
+    network: Network,
+    config: NetworkConfig,
+    params: Params,
+    epsilon: jax.Array | float = 0.0,
+    *,
+    target: Params | None = None,
+    double: bool = False,
+    exploration: str = "uniform",
+    forced: jax.Array | None = None,
+    branch: jax.Array | None = None,
+) -> Act:
+    """The epsilon-greedy player of a Q-network, which keeps `Kept`; its memory is made by `q_memory`.
+
+    With `target` parameters the values of states come from them (with `double`, of the action that `params` choose:
+    van Hasselt, Guez and Silver 2016). `exploration` `acquisition` explores in proportion to the acquisition function
+    instead of uniformly. With `branch` (int32 scalar) it explores at that trial only. `forced [T]` int32 actions are played whatever the network says: to look at a stored episode
+    with new parameters.
+    """
+
+    def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
+        legal = view.observation.legal
+        inputs = candidate_inputs(view, config)
+        carry, hidden = network.advance(params, memory[0], view.context)
+        q = network.values(params, hidden, inputs)
+        best = explore.masked_argmax(q, legal)
+        if target is None:
+            memory = (carry, memory[1])
+            value = q[best]
+        else:
+            target_carry, target_hidden = network.advance(target, memory[1], view.context)
+            target_q = network.values(target, target_hidden, inputs)
+            memory = (carry, target_carry)
+            value = target_q[best if double else explore.masked_argmax(target_q, legal)]
+        whether, which = jax.random.split(key)
+        explores = jax.random.uniform(whether) < epsilon
+        explores = explores if branch is None else explores & (view.observation.trial == branch)
+        action = jnp.where(explores, _explore(which, view, exploration), best)
+        action = action if forced is None else forced[view.observation.trial]
+        kept = Kept(
+            view.context,
+            inputs.features[action],
+            view.start[action],
+            jnp.where(best >= 0, value, 0.0),
+            action == best,
+        )
+        return memory, Choice(action, kept)
+
+    return act
+
+
+def q_memory(network: Network, params: Params, target: Params | None, task: Task) -> tuple[Any, Any]:
+    """Memory of `q_player` before the first trial of `task`."""
+    first = network.initial_carry(params, task.metafeatures)
+    return first, (network.initial_carry(target, task.metafeatures) if target is not None else None)
+
+
+def ensemble_player(network: Network, config: NetworkConfig, members: Params) -> Act:
+    """The greedy player of the mean Q-value of several networks (leading axis of `members`); its memory is their
+    carries. It keeps nothing."""
+
+    def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
+        del key
+        inputs = candidate_inputs(view, config)
+
+        def judge(params: Params, carry: Any) -> tuple[Any, jax.Array]:
+            carry, hidden = network.advance(params, carry, view.context)
+            return carry, network.values(params, hidden, inputs)
+
+        memory, q = jax.vmap(judge)(members, memory)
+        return memory, Choice(explore.masked_argmax(q.mean(0), view.observation.legal), None)
+
+    return act
+
+
+def score_player(score: Callable[[View, jax.Array], jax.Array]) -> Act:
+    """The player that takes the legal candidate with the largest `score(view, key) [N]`; no memory, keeps nothing."""
+
+    def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
+        return memory, Choice(explore.masked_argmax(score(view, key), view.observation.legal), None)
+
+    return act
+
+
+def _explore(key: jax.Array, view: View, exploration: str) -> jax.Array:
+    legal = view.observation.legal
+    uniform = jax.random.uniform(key)
+    if exploration == "uniform":
+        return explore.random_legal(uniform, legal)
+    # Inverse of the cumulative distribution; `start` is a logarithm relative to the largest.
+    weights = jnp.cumsum(jnp.where(legal, jnp.exp(view.start), 0.0))
+    place = jnp.sum(weights <= uniform * weights[-1], dtype=jnp.int32)
+    action = jnp.minimum(place, legal.shape[0] - 1)
+    return jnp.where(legal[action], action, explore.random_legal(uniform, legal))

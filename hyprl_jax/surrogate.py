@@ -1,0 +1,314 @@
+"""What is believed about the candidates of a task, updated after every trial at the cost of one row.
+
+Two sources are kept side by side, for one episode over N candidates with K known tasks (their surfaces `P [K, N]` in
+units of their own range, 0 to 1):
+
+*A Gaussian process* with prior mean `m = sum_k w_k P_k` and covariance `s sum_k w_k (P_k - m)(P_k - m)' + e k(x, x')`:
+how the known tasks vary together, plus a stationary kernel over encodings. Its posterior over the finite candidate set
+is updated incrementally (one row of the pivoted Cholesky factor a trial; Rasmussen and Williams 2006, A.4), so that a
+step costs O(T N) and nothing is ever factorised again. The objective of the task being played comes in raw units
+`y = (z - b) / a`; because the update is linear, the projections of `y`, of the constant and of the prior mean are kept
+apart and the scale `a` and shift `b` are estimated anew after each trial: `b` in closed form, `a` over a grid, both
+under priors from the known tasks' ranges.
+
+*Retrieval*: known tasks weighted by how well they rank the tested pairs (in the spirit of two-stage transfer
+surrogates, Wistuba, Schilling and Schmidt-Thieme 2016), the weighted mean surface, and the improvement expected if the
+task were one of them, `sum_k w_k max(P_k(x) - max_tested P_k, 0)`. It needs no scale at all.
+
+All functions are for a single episode; the caller vmaps. `Knowledge` and the surfaces are arguments, not state.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from hyprl_jax.config import SurrogateConfig
+
+CANDIDATE_FEATURES = (
+    "log_acquisition", "log_acquisition_relative", "log_expected_improvement", "log_gain_gentle", "log_gain_sharp",
+    "posterior_gap", "posterior_deviation", "standardised_gap", "retrieved_gap_gentle", "retrieved_gap_sharp",
+    "prior_mean", "prior_deviation", "explored",
+)  # fmt: skip
+"""Features of one candidate, in the order of the last axis of `features`."""
+
+_SMALL = 1e-5
+_SCALES = 15  # grid points for the scale of the objective
+_PAIRS_LEAST = 1.0
+
+
+class Knowledge(NamedTuple):
+    """What is known before an episode: shared by all episodes but for `weights`, `mean` and `deviation`."""
+
+    surfaces: jax.Array
+    """`[K, N]` float32 surfaces of the known tasks in units of their range."""
+    encodings: jax.Array
+    """`[N, F]` float32 encodings of the candidates."""
+    lower: jax.Array
+    """`[K]` float32 worst objective of each known task (raw, higher is better)."""
+    span: jax.Array
+    """`[K]` float32 best minus worst objective of each known task."""
+    weights: jax.Array
+    """`[K]` float32, summing to 1 over the tasks that may be used (all 0 if there is none)."""
+    mean: jax.Array
+    """`[N]` float32 prior mean."""
+    deviation: jax.Array
+    """`[N]` float32 standard deviation of the known surfaces around it."""
+
+
+class SurrogateState(NamedTuple):
+    """The belief after some trials of at most T."""
+
+    rows: jax.Array
+    """`[T, N]` float32 rows of the Cholesky factor."""
+    variance: jax.Array
+    """`[N]` float32 posterior variance."""
+    projections: jax.Array
+    """`[3, N]` float32 posterior projections of the objective, of the constant 1 and of the prior mean."""
+    moments: jax.Array
+    """`[3, 3]` float32 inner products of the whitened objective, constant and prior mean."""
+    objectives: jax.Array
+    """`[T]` float32 raw objectives in the order of the trials."""
+    actions: jax.Array
+    """`[T]` int32 configurations in the order of the trials."""
+    discordant: jax.Array
+    """`[K]` float32 tested pairs that the known task ranks the other way (half for a tie on one side)."""
+    reached: jax.Array
+    """`[K]` float32 best value of the known task among the tested configurations."""
+    incumbent: jax.Array
+    """float32 best raw objective, minus infinity before the first trial."""
+    trial: jax.Array
+    """int32 trials done."""
+
+
+class Belief(NamedTuple):
+    """The state read out for all candidates, in units of the task's estimated range."""
+
+    mean: jax.Array
+    """`[N]` posterior mean."""
+    deviation: jax.Array
+    """`[N]` posterior standard deviation."""
+    incumbent: jax.Array
+    """Scalar: best objective so far (before the first trial: the largest prior mean)."""
+    expected_improvement: jax.Array
+    """`[N]` under the Gaussian process."""
+    gains: jax.Array
+    """`[2, N]` improvement under gentle and sharp retrieval."""
+    retrieved: jax.Array
+    """`[2, N]` mean surface under gentle and sharp retrieval."""
+    reached: jax.Array
+    """`[2]` value of that mean surface at the best of the tested configurations."""
+    concentration: jax.Array
+    """`[2]` sum of squared retrieval weights: 1 if one known task takes all."""
+    scale: jax.Array
+    """Scalars `[2]`: `a` and `b` of `z = a y + b`."""
+
+
+def know(
+    surfaces: jax.Array,
+    encodings: jax.Array,
+    lower: jax.Array,
+    span: jax.Array,
+    peers: jax.Array,
+    config: SurrogateConfig,
+) -> Knowledge:
+    """Prior knowledge for the one who plays a task: `surfaces [K, N]`, `encodings [N, F]`, `lower, span [K]`,
+    `peers [K]` bool (which known tasks may be used). With `config.prior` `constant`, or no peers, the prior is flat."""
+    chex.assert_rank([surfaces, encodings, lower, span, peers], [2, 2, 1, 1, 1])
+    use = peers.astype(jnp.float32) if config.prior != "constant" else jnp.zeros(peers.shape, jnp.float32)
+    weights = use / jnp.maximum(use.sum(), 1.0)
+    mean = weights @ surfaces
+    variance = jnp.maximum(weights @ (surfaces * surfaces) - mean * mean, 0.0)
+    if config.prior != "learned":
+        variance = jnp.zeros_like(variance)
+    return Knowledge(surfaces, encodings, lower, span, weights, mean, jnp.sqrt(variance))
+
+
+def start(known: Knowledge, trials: int, config: SurrogateConfig) -> SurrogateState:
+    """The belief before the first of at most `trials` trials."""
+    tasks, candidates = known.surfaces.shape
+    variance = config.learned_variance * known.deviation**2 + config.encoding_variance
+    return SurrogateState(
+        rows=jnp.zeros((trials, candidates), jnp.float32),
+        variance=variance,
+        projections=jnp.zeros((3, candidates), jnp.float32),
+        moments=jnp.zeros((3, 3), jnp.float32),
+        objectives=jnp.zeros(trials, jnp.float32),
+        actions=jnp.zeros(trials, jnp.int32),
+        discordant=jnp.zeros(tasks, jnp.float32),
+        reached=jnp.zeros(tasks, jnp.float32),
+        incumbent=jnp.float32(-jnp.inf),
+        trial=jnp.int32(0),
+    )
+
+
+def covariance_row(known: Knowledge, action: jax.Array, config: SurrogateConfig) -> jax.Array:
+    """Prior covariance `[N]` between configuration `action` and all candidates."""
+    stationary = config.encoding_variance * rational_quadratic(
+        known.encodings[action], known.encodings, config.lengthscale
+    )
+    if config.prior != "learned":
+        return stationary
+    # In weight space: sum_k w_k (P_k - m)(P_k - m)' = sum_k w_k P_k P_k' - m m', for weights that sum to 1.
+    learned = (known.weights * known.surfaces[:, action]) @ known.surfaces - known.mean[action] * known.mean
+    return config.learned_variance * learned + stationary
+
+
+def rational_quadratic(x: jax.Array, others: jax.Array, lengthscale: jax.Array | float) -> jax.Array:
+    """`(1 + d^2 / (4 l^2))^-2 [N]`, the rational quadratic kernel with exponent 2 (Rasmussen and Williams 2006, eq.
+    4.19) between `x [F]` and `others [N, F]`: as smooth as the usual ones and free of transcendental functions."""
+    distance = (x @ x) + jnp.sum(others * others, axis=1) - 2.0 * (others @ x)
+    ratio = jnp.maximum(distance, 0.0) / (4.0 * lengthscale**2)
+    return 1.0 / (1.0 + ratio) ** 2
+
+
+def update(
+    known: Knowledge, state: SurrogateState, action: jax.Array, objective: jax.Array, config: SurrogateConfig
+) -> SurrogateState:
+    """The belief after testing `action` (int32 scalar) with the raw result `objective` (float32 scalar)."""
+    row = covariance_row(known, action, config)
+    deviation = jnp.sqrt(jnp.maximum(state.variance[action], 0.0) + config.noise)
+    new_row = (row - state.rows[:, action] @ state.rows) / deviation
+    facts = jnp.stack([objective, jnp.float32(1.0), known.mean[action]])
+    whitened = (facts - state.projections[:, action]) / deviation
+
+    ours = objective - state.objectives
+    theirs = known.surfaces[:, action][:, None] - known.surfaces[:, state.actions]
+    disagree = jnp.where(ours * theirs < 0, 1.0, jnp.where((ours == 0) != (theirs == 0), 0.5, 0.0))
+    earlier = jnp.arange(state.objectives.shape[0]) < state.trial
+    return SurrogateState(
+        rows=state.rows.at[state.trial].set(new_row),
+        variance=jnp.maximum(state.variance - new_row**2, 0.0),
+        projections=state.projections + whitened[:, None] * new_row,
+        moments=state.moments + whitened[:, None] * whitened,
+        objectives=state.objectives.at[state.trial].set(objective),
+        actions=state.actions.at[state.trial].set(action),
+        discordant=state.discordant + jnp.sum(jnp.where(earlier, disagree, 0.0), axis=1),
+        reached=jnp.maximum(state.reached, known.surfaces[:, action]),
+        incumbent=jnp.maximum(state.incumbent, objective),
+        trial=state.trial + 1,
+    )
+
+
+def scale(known: Knowledge, state: SurrogateState) -> tuple[jax.Array, jax.Array]:
+    """Scale `a` and shift `b` (float32 scalars) that bring raw objectives to units of the task's range, `z = a y + b`.
+
+    Posterior means under the marginal likelihood of the Gaussian process: with whitened objective u_y, constant u_1 and
+    prior mean u_m the log-likelihood is `T log a - |a u_y + b u_1 - u_m|^2 / 2`, and `b ~ N(-a l, (a s)^2)` integrates
+    out, where l and s are mean and standard deviation of the known tasks' worst values; `log a` has a normal prior over
+    a grid, from the known tasks' ranges.
+    """
+    weights = known.weights
+    log_scale = -jnp.log(jnp.maximum(known.span, 1e-12))
+    centre = weights @ log_scale
+    width = jnp.sqrt(weights @ (log_scale - centre) ** 2 + 0.01)
+    offsets = jnp.linspace(-2.5, 2.5, _SCALES)
+    grid = jnp.exp(centre + width * offsets)
+    lower = weights @ known.lower
+    # A known range is never narrower than a hundredth of a typical one.
+    lower_variance = weights @ (known.lower - lower) ** 2 + (0.01 / jnp.exp(centre)) ** 2 + 1e-12
+    precision_before = 1.0 / (grid**2 * lower_variance)
+    guess = -grid * lower
+    yy, y1, ym, oo, om, mm = (
+        state.moments[i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+    )
+    precision = precision_before + oo
+    shift = (precision_before * guess - (grid * y1 - om)) / precision
+    misfit = grid**2 * yy + shift**2 * oo + mm + 2.0 * (grid * shift * y1 - grid * ym - shift * om)
+    misfit = misfit + precision_before * (shift - guess) ** 2
+    evidence = state.trial * jnp.log(grid) - 0.5 * misfit - 0.5 * jnp.log(precision / precision_before)
+    posterior = jax.nn.softmax(evidence - 0.5 * offsets**2)
+    return posterior @ grid, posterior @ shift
+
+
+def cold_scale(state: SurrogateState) -> tuple[jax.Array, jax.Array]:
+    """`a`, `b` from the history alone: objectives standardised to mean 0 and variance 1 (a single one to 0)."""
+    seen = jnp.arange(state.objectives.shape[0]) < state.trial
+    count = jnp.maximum(state.trial, 1)
+    mean = jnp.sum(jnp.where(seen, state.objectives, 0.0)) / count
+    variance = jnp.sum(jnp.where(seen, (state.objectives - mean) ** 2, 0.0)) / count
+    factor = 1.0 / jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
+    return factor, -mean * factor
+
+
+def believe(known: Knowledge, state: SurrogateState, legal: jax.Array, config: SurrogateConfig) -> Belief:
+    """The belief about all candidates; `legal [N]` bool are those that may still be tested."""
+    cold = config.prior == "constant"
+    factor, shift = cold_scale(state) if cold else scale(known, state)
+    objective, one, mean = state.projections
+    posterior = known.mean - mean + factor * objective + shift * one
+    deviation = jnp.sqrt(jnp.maximum(state.variance, 1e-8))
+    begun = state.trial > 0
+    first = jnp.max(jnp.where(legal, known.mean, -jnp.inf), initial=0.0)
+    incumbent = jnp.where(begun, factor * jnp.where(begun, state.incumbent, 0.0) + shift, first)
+    improvement = expected_improvement(posterior, deviation, incumbent)
+    sharpness = jnp.stack([jnp.asarray(config.sharpness_low), jnp.asarray(config.sharpness_high)])
+    weights = retrieval_weights(known, state, sharpness)
+    ahead = jnp.maximum(known.surfaces - state.reached[:, None], 0.0)
+    gains = weights @ ahead
+    return Belief(
+        mean=posterior,
+        deviation=deviation,
+        incumbent=incumbent,
+        expected_improvement=improvement,
+        gains=gains,
+        retrieved=weights @ known.surfaces,
+        reached=weights @ state.reached,
+        concentration=jnp.sum(weights**2, axis=1),
+        scale=jnp.stack([factor, shift]),
+    )
+
+
+def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Array) -> jax.Array:
+    """`[S, K]` softmax of minus `sharpness [S]` times the share of tested pairs that a known task ranks otherwise;
+    0 for tasks that may not be used (all 0 if none may)."""
+    done = state.trial.astype(jnp.float32)
+    share = state.discordant / jnp.maximum(done * (done - 1.0) / 2.0, _PAIRS_LEAST)
+    usable = known.weights > 0
+    logits = jnp.where(usable, -sharpness[:, None] * share, -jnp.inf)
+    logits = logits - jnp.max(jnp.where(usable, logits, -1e30), axis=1, keepdims=True)
+    weights = jnp.where(usable, jnp.exp(logits), 0.0)
+    return weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-30)
+
+
+def expected_improvement(mean: jax.Array, deviation: jax.Array, incumbent: jax.Array) -> jax.Array:
+    """`E max(z - incumbent, 0)` for `z ~ N(mean, deviation^2)` (Jones, Schonlau and Welch 1998, eq. 15); any shape."""
+    ratio = (mean - incumbent) / deviation
+    density = jnp.exp(-0.5 * ratio**2) * 0.3989422804014327
+    return deviation * (ratio * jax.scipy.special.ndtr(ratio) + density)
+
+
+def acquisition(belief: Belief) -> jax.Array:
+    """`[N]` the classical acquisition that policies start from: expected improvement under the Gaussian process plus
+    half of that under each retrieval."""
+    return belief.expected_improvement + 0.5 * (belief.gains[0] + belief.gains[1])
+
+
+def features(known: Knowledge, state: SurrogateState, belief: Belief, legal: jax.Array) -> jax.Array:
+    """`[N, len(CANDIDATE_FEATURES)]` float32 features of the candidates, free of dimension and scale, about 0 to 1."""
+    total = jnp.log(acquisition(belief) + _SMALL)
+    top = jnp.max(jnp.where(legal, total, -jnp.inf), initial=jnp.log(_SMALL))
+    improvement = jnp.log(belief.expected_improvement + _SMALL)
+    gains = jnp.log(belief.gains + _SMALL)
+    gap = belief.mean - belief.incumbent
+    prior_top = jnp.max(jnp.where(legal, known.mean, -jnp.inf), initial=0.0)
+    explored = 1.0 - jnp.sqrt(state.variance / jnp.maximum(known.deviation**2 + 1e-3, state.variance))
+    columns = [
+        total / 5.0 + 1.0,
+        jnp.maximum(total - top, -8.0) / 2.0,
+        improvement / 5.0 + 1.0,
+        gains[0] / 5.0 + 1.0,
+        gains[1] / 5.0 + 1.0,
+        jnp.clip(gap, -2.0, 2.0) * 2.0,
+        belief.deviation * 4.0,
+        jnp.clip(gap / belief.deviation, -6.0, 6.0) / 2.0,
+        (belief.retrieved[0] - belief.reached[0]) * 2.0,
+        (belief.retrieved[1] - belief.reached[1]) * 2.0,
+        jnp.maximum(known.mean - prior_top, -1.0) * 2.0,
+        known.deviation * 4.0,
+        explored,
+    ]
+    return jnp.stack(columns, axis=-1)
