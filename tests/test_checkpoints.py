@@ -437,7 +437,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from hyprl_jax.checkpoints import CheckpointStore, weights_sha256
 mesh = jax.make_mesh((4,), ("seeds",), axis_types=(AxisType.Auto,))
 split = NamedSharding(mesh, PartitionSpec("seeds"))
-state = jax.device_put({"w": jnp.arange(8.0).reshape(8, 1), "key": jax.random.split(jax.random.key(0), 8)}, split)
+keys = jax.random.split(jax.random.key(0), 8)
+state = jax.device_put({"w": jnp.arange(8.0).reshape(8, 1), "key": keys}, split)
 CheckpointStore(sys.argv[1]).save(1, state)
 abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split), state)
 for target in (state, abstract):
