@@ -24,6 +24,7 @@ EPOCH_ROWS = 384
 TOGETHER = 56
 WIDEST, DEEPEST = 48, 3
 SMALL_SHARE = 4
+MOST_SPLITS = 3
 BATCHES = (16, 32, 64)
 UPDATE_COST = {"sgd": 2, "momentum": 4, "adam": 10, "rmsprop": 6}
 
@@ -85,7 +86,7 @@ def evaluate(task: TaskData, configs: list[dict[str, Any]], seed: int) -> Column
     log loss; these are the values named in the card.
     """
     whole, small = [], []
-    for number, split in enumerate(task.splits):
+    for number, split in enumerate(task.splits[:MOST_SPLITS]):
         arrays = _arrays(task, split)
         whole.append(_curves(task, arrays, len(split.train), configs, stream(seed, number)))
         few = len(split.train) // SMALL_SHARE
@@ -108,7 +109,7 @@ def multiply_adds(task: TaskData, config: dict[str, Any]) -> int:
     width, features = config["width"], task.features.shape[1]
     weights = features * width + (config["depth"] - 1) * width**2 + width * task.classes
     total = 0
-    for split in task.splits:
+    for split in task.splits[:MOST_SPLITS]:
         batch = min(config["batch_size"], len(split.train))
         steps = passes(task) * (len(split.train) // batch)
         total += steps * weights * (3 * batch + UPDATE_COST[config["optimizer"]])
@@ -177,6 +178,7 @@ def recipe() -> Recipe:
             "A diverged network scores 1 - 1 / classes, like a constant answer; its log_loss is null.",
             "`quarter_error` is the second fidelity: it costs about a quarter of `cost` at the same epoch.",
             "Initial weights, batch order and dropout noise of a task are common to all its configurations.",
+            f"Where a task has more than {MOST_SPLITS} splits, the first {MOST_SPLITS} are used.",
             "An epoch shows 384 training rows: a task with fewer shows each of them several times.",
             "Schedules run over all epochs of the curve: an early epoch is not a short schedule.",
         ),
