@@ -1,0 +1,88 @@
+"""Players that need no training: static lists, acquisition functions, chance.
+
+All run on the device in the same loop as the policies (`rollout.play`) and see the same `View`. What they know of
+earlier tasks is what a policy knows at test time: the training and validation tasks of the fold.
+
+- `random`: uniformly among the untried configurations.
+- `mean_list`: configurations by their mean normalised score over the known tasks.
+- `portfolio`: the greedy portfolio: next is the configuration that most improves the mean, over the known tasks, of the
+  best score reached so far; when nothing improves, the mean decides.
+- `gp_ei`: expected improvement under a Gaussian process that knows no other task.
+- `prior_ei`: expected improvement under the process with mean and covariance learned from the known tasks.
+- `start`: the acquisition function that policies start from (`surrogate.acquisition`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hyprl_jax.baselines.cold import cold_memory, cold_player
+from hyprl_jax.config import EnvConfig, SurrogateConfig
+from hyprl_jax.env import Task
+from hyprl_jax.errors import InputError
+from hyprl_jax.rollout import Act, Background, View, score_player
+
+
+class Baseline(NamedTuple):
+    """A player and what it needs: `memory(shared, task, config)` is its memory before the first trial."""
+
+    act: Act
+    memory: Any
+    stochastic: bool
+    """Draws random numbers: to be played with several seeds."""
+    beliefs: SurrogateConfig
+
+
+def _nothing(shared: Background, task: Task, config: EnvConfig) -> None:
+    del shared, task, config
+
+
+def _random(view: View, key: jax.Array) -> jax.Array:
+    return jax.random.uniform(key, view.start.shape)
+
+
+def _mean_list(view: View, key: jax.Array) -> jax.Array:
+    del key
+    return view.known.mean
+
+
+def _portfolio(view: View, key: jax.Array) -> jax.Array:
+    del key
+    ahead = jnp.maximum(view.known.surfaces - view.state.reached[:, None], 0.0)
+    return view.known.weights @ ahead + 1e-6 * view.known.mean
+
+
+def _prior_ei(view: View, key: jax.Array) -> jax.Array:
+    del key
+    return view.belief.expected_improvement
+
+
+def _start(view: View, key: jax.Array) -> jax.Array:
+    del key
+    return view.start
+
+
+def make_baseline(name: str, beliefs: SurrogateConfig | None = None) -> Baseline:
+    """The baseline called `name`; InputError for an unknown name.
+
+    `beliefs` configures the surrogate of `prior_ei` and `start` (defaults otherwise).
+    """
+    learned = beliefs or SurrogateConfig()
+    table = {
+        "random": Baseline(score_player(_random), _nothing, True, learned),
+        "mean_list": Baseline(score_player(_mean_list), _nothing, False, learned),
+        "portfolio": Baseline(score_player(_portfolio), _nothing, False, learned),
+        "gp_ei": Baseline(cold_player, cold_memory, True, learned),
+        "prior_ei": Baseline(score_player(_prior_ei), _nothing, False, learned),
+        "start": Baseline(score_player(_start), _nothing, False, learned),
+    }
+    if name not in table:
+        raise InputError(f"unknown method {name!r}: use policy, policy_ensemble, {', '.join(table)}")
+    return table[name]
+
+
+BASELINES = ("random", "mean_list", "portfolio", "gp_ei", "prior_ei")
+"""The methods that every evaluation is compared with."""

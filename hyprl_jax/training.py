@@ -1,0 +1,200 @@
+"""Pretraining: the thin loop around the compiled chunk, with metrics, checkpoints, exact resume and a clean stop.
+
+A run is fully determined by its configuration, its collections (checked by hash on a resume), the machine and the
+number of devices: interrupted anywhere, `kill -9` included, and resumed, it ends with bitwise the same weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyprl_jax import bank as banks
+from hyprl_jax.bank import BankIndex, Fold, SurfaceBank
+from hyprl_jax.checkpoints import CheckpointStore, weights_sha256
+from hyprl_jax.config import TrainConfig, from_dict, to_dict
+from hyprl_jax.errors import InputError
+from hyprl_jax.interrupts import StopSignal
+from hyprl_jax.learner import candidate_width
+from hyprl_jax.policies import save_policy
+from hyprl_jax.program import Metrics, Program, TrainingState
+from hyprl_jax.progress import Progress
+from hyprl_jax.runs import RunFolder, plot_metrics
+from hyprl_jax.surfaces import load_tables, make_split
+
+Result = dict[str, Any]
+
+
+class TrainingData(NamedTuple):
+    """The surfaces of a run on the device, and the names of what they are."""
+
+    bank: SurfaceBank
+    folds: Fold
+    """Leaves `[folds, ...]`."""
+    index: BankIndex
+    known: list[frozenset[str]]
+    """Groups of the known tasks of each fold."""
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Content hash of each collection."""
+        return {table.collection: table.content_hash for table in self.index.tables}
+
+
+def train(config: TrainConfig, out: Path, silent: bool = False) -> Result:
+    """Pretrains from the start into the new folder `out`.
+
+    Returns `{"run", "env_steps", "weights_sha256", "best_validation", "interrupted"}`, where `best_validation` is
+    `[folds][seeds]`.
+
+    Raises:
+      InputError: a mistake in the configuration or the collections, an `out` that is not empty, a full disk.
+    """
+    if not config.collections:
+        raise InputError("nothing to train on: name at least one collection")
+    config = dataclasses.replace(config, collections=tuple(_anchored(name) for name in config.collections))
+    data = load_data(config)
+    run = RunFolder.create(out, to_dict(config))
+    return _run(config, data, run, silent)
+
+
+def resume(path: Path, silent: bool = False) -> Result:
+    """Goes on with the run in `path` from its newest undamaged checkpoint (from the start if it has none yet).
+
+    A finished run is left as it is. Returns as `train`. Raises InputError if `path` is no run, its collections have
+    changed, or its checkpoints do not fit.
+    """
+    run = RunFolder(path)
+    config = from_dict(run.read_config())
+    return _run(config, load_data(config), run, silent)
+
+
+def load_data(config: TrainConfig) -> TrainingData:
+    """The collections and folds of a configuration on the default device."""
+    tables = [load_tables(name) for name in config.collections]
+    bank, index = banks.pack(tables)
+    splits = [
+        [make_split(table, config.split, fold, config.validation_fraction) for table in tables]
+        for fold in config.folds
+    ]
+    sizes = [sum(len(split.train) + len(split.validation) for split in one) for one in splits]
+    folds = [banks.make_fold(index, one, max(sizes)) for one in splits]
+    stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *folds)
+    groups = [group for table in tables for group in table.groups]
+    known = [frozenset(groups[row] for row in fold.known) for fold in folds]
+    return TrainingData(jax.tree.map(jnp.asarray, bank), stacked, index, known)
+
+
+def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) -> Result:
+    program = Program(config)
+    store = CheckpointStore(run.checkpoints)
+    with run.locked():
+        state, chunks, seconds = _begin(program, data, store)
+        env_steps = chunks * program.steps_per_chunk
+        total = program.chunks * program.steps_per_chunk
+        interrupted = False
+        with (
+            StopSignal() as stop,
+            run.metrics_writer(after=env_steps) as writer,
+            Progress(total, "training", silent=silent) as progress,
+        ):
+            saved_at = time.monotonic()
+            while chunks < program.chunks:
+                began = time.monotonic()
+                state, metrics = program.chunk(state, data.bank, data.folds)
+                metrics = jax.device_get(metrics)
+                took = time.monotonic() - began
+                chunks, seconds = chunks + 1, seconds + took
+                env_steps = chunks * program.steps_per_chunk
+                writer.append(_row(config, env_steps, seconds, program.steps_per_chunk / took, metrics))
+                progress.update(env_steps, _words(metrics))
+                interrupted = stop.requested and chunks < program.chunks
+                due = time.monotonic() - saved_at >= config.checkpoint_seconds
+                if due or interrupted or chunks == program.chunks:
+                    _save(run, store, env_steps, state, data, config, chunks, seconds)
+                    saved_at = time.monotonic()
+                if interrupted:
+                    progress.note(f"stopped; go on with: hyprl train --resume {run.path}")
+                    break
+        if env_steps:
+            plot_metrics(run)
+    return {
+        "run": str(run.path),
+        "env_steps": env_steps,
+        "weights_sha256": weights_sha256({"best": state.best, "last": state.learner.params}),
+        "best_validation": np.asarray(state.best_score, np.float64).round(6).tolist(),
+        "interrupted": interrupted,
+    }
+
+
+def _begin(program: Program, data: TrainingData, store: CheckpointStore) -> tuple[TrainingState, int, float]:
+    """The state to go on from, the chunks done and the seconds they took."""
+    if not store.steps():
+        return program.start(data.bank, data.folds), 0, 0.0
+    target = jax.eval_shape(program.start, data.bank, data.folds)
+    restored = store.restore(target)
+    if restored.metadata.get("collections") != data.hashes:
+        raise InputError("the collections have changed since the run was started: start a new run")
+    chunks, seconds = restored.metadata.get("chunks"), restored.metadata.get("seconds")
+    if (
+        type(chunks) is not int
+        or not isinstance(seconds, float)
+        or chunks * program.steps_per_chunk != restored.step
+    ):
+        raise InputError("the newest checkpoint does not fit the configuration of the run: start a new run")
+    return restored.state, chunks, seconds
+
+
+def _save(
+    run: RunFolder,
+    store: CheckpointStore,
+    env_steps: int,
+    state: TrainingState,
+    data: TrainingData,
+    config: TrainConfig,
+    chunks: int,
+    seconds: float,
+) -> None:
+    metadata = {"chunks": chunks, "seconds": float(seconds), "collections": data.hashes}
+    store.save(env_steps, state, metadata)
+    width = candidate_width(data.bank, config)
+    save_policy(run, env_steps, state.best, data.index, data.bank, data.known, width)
+
+
+def _row(
+    config: TrainConfig, env_steps: int, seconds: float, speed: float, metrics: Metrics
+) -> dict[str, Any]:
+    """A line of metrics: means over members, and what is wanted for each member as `[folds][seeds]`."""
+    means = {name: float(np.mean(values)) for name, values in metrics.items()}
+    members = {
+        f"{name}_members": np.asarray(metrics[name], np.float64).tolist()
+        for name in ("regret_train", "regret_validation")
+    }
+    return {
+        "env_steps": env_steps,
+        "episodes": env_steps // config.env.trials,
+        "seconds": round(seconds, 3),
+        "env_steps_per_second": round(speed, 1),
+        **means,
+        **members,
+    }
+
+
+def _words(metrics: Metrics) -> str:
+    means = {name: float(np.mean(values)) for name, values in metrics.items()}
+    return (
+        f"regret {means['regret_train']:.4f} on training, {means['regret_validation']:.4f} on validation tasks "
+        f"(best {means['best_validation']:.4f})"
+    )
+
+
+def _anchored(name: str) -> str:
+    """A collection's name as it is; a path made absolute, so that a run can be resumed from anywhere."""
+    return os.path.abspath(name) if os.sep in name or name in (".", "..") else name
