@@ -8,16 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.surfaces import read_collection, validate_path
-from hyprl_jax.surfaces.build import RECIPES, build, show_progress
+from hyprl_jax.surfaces.build import RECIPES, build, pieces, show_progress
 from hyprl_jax.surfaces.build.pieces import Piece, open_work_folder
 
 TASKS = ["moons-full", "moons-wide", "iris-sepals"]
@@ -102,17 +105,19 @@ def wait_for_pieces(work: Path, count: int, process: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_killed_build_goes_on_and_ends_the_same(tmp_path: Path, jobs: int) -> None:
+@pytest.mark.parametrize(("jobs", "moments"), [(1, (1, 4)), (2, (3,))])
+def test_a_killed_build_goes_on_and_ends_the_same(
+    tmp_path: Path, jobs: int, moments: tuple[int, ...]
+) -> None:
     killed, work = tmp_path / "killed", tmp_path / "killed.work"
-    for count in (1, 4):  # killed twice, at different moments
+    for count in moments:
         process = run(killed, jobs)
         wait_for_pieces(work, count, process)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         assert not killed.exists()
     kept = {path.name: path.read_bytes() for path in work.glob("*.parquet")}
-    assert len(kept) >= 4
+    assert len(kept) >= moments[-1]
     calls: list[tuple[int, int, str]] = []
     build("svm", killed, 2, jobs, TASKS, 120, lambda *call: calls.append(call))
     assert calls[0][0] >= len(kept)  # what was finished is not computed again
@@ -165,10 +170,10 @@ def test_a_damaged_piece_is_computed_again(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         build("svm", tmp_path / "mine", tasks=TASKS, configs=8, jobs=1, progress=stop)
-    pieces = sorted((tmp_path / "mine.work").glob("*.parquet"))
-    pieces[0].write_bytes(pieces[0].read_bytes()[:-20])
-    pieces[1].write_bytes(b"")
-    pd.DataFrame({"config_index": [0], "error": [""]}).to_parquet(pieces[2])
+    kept = sorted((tmp_path / "mine.work").glob("*.parquet"))
+    kept[0].write_bytes(kept[0].read_bytes()[:-20])
+    kept[1].write_bytes(b"")
+    pd.DataFrame({"config_index": [0], "error": [""]}).to_parquet(kept[2])
     build("svm", tmp_path / "mine", tasks=TASKS, configs=8, jobs=1)
     assert_same_tables(tmp_path / "mine", build("svm", tmp_path / "whole", tasks=TASKS, configs=8, jobs=1))
 
@@ -200,6 +205,7 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path) -> None:
         "--jobs": lambda: build("svm", tmp_path / "a", jobs=0),
         "seed": lambda: build("svm", tmp_path / "a", seed=-1),
         "exists already": lambda: build("svm", tmp_path),
+        "letters, digits": lambda: build("svm", tmp_path / "a name"),
     }
     for words, call in mistakes.items():
         with pytest.raises(InputError, match=words) as caught:
@@ -233,6 +239,52 @@ def test_pieces_of_another_build_are_never_mixed_in(tmp_path: Path) -> None:
         pass
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="in the way"), open_work_folder(tmp_path / "file", plan):
+        pass
+
+
+@given(content=st.binary(max_size=200), keep=st.integers(0, 3000))
+def test_whatever_lies_in_the_work_folder_is_refused_or_computed_again(content: bytes, keep: int) -> None:
+    piece = Piece("a", 0, (4, 5))
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "work"
+        with open_work_folder(work, {"seed": 0}) as opened:
+            opened.save(piece, {"config_index": np.arange(2), "error": np.array(["", ""])})
+            file = opened.file_of(piece)
+            whole = file.read_bytes()
+            for damaged in (content, whole[:keep] + content, whole[:-8] + content):
+                file.write_bytes(damaged)
+                found = opened.load(piece)
+                assert found is None or damaged == whole or len(found) == 2
+        (work / "plan.json").write_bytes(content)
+        with pytest.raises(InputError), open_work_folder(work, {"seed": 0}):
+            pass
+
+
+def test_a_piece_of_wrong_kinds_is_computed_again(tmp_path: Path) -> None:
+    piece = Piece("a", 0, (4, 5))
+    with open_work_folder(tmp_path / "work", {}) as work:
+        for columns in (
+            {"config_index": ["0", "1"]},
+            {"config_index": [0, 1], "objective": ["x", "y"]},
+            {"a": [1, 2]},
+        ):
+            pd.DataFrame({**columns, "error": ["", ""]}).to_parquet(work.file_of(piece))
+            assert work.load(piece) is None
+
+
+def test_a_full_disk_is_named_and_leaves_no_partial_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with open_work_folder(tmp_path / "work", {}) as work:
+        monkeypatch.setattr(pieces, "flush", full)
+        with pytest.raises(InputError, match="No space left"):
+            work.save(Piece("a", 0, (4,)), {"config_index": np.arange(1), "error": np.array([""])})
+        assert not list((tmp_path / "work").glob("a.*"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"), open_work_folder(tmp_path / "file" / "work", {}):
         pass
 
 

@@ -85,13 +85,14 @@ def make_plan(recipe: Recipe, seed: int, tasks: Iterable[str] | int | None, conf
 
 def run_plan(plan: Plan, out: Path, jobs: int | None, progress: Progress | None) -> Path:
     """Compute what is missing of a plan and put the collection at `out`; returns `out`."""
-    from hyprl_jax.surfaces.build.publish import publish
+    from hyprl_jax.surfaces.build.publish import collection_info, publish
 
     workers = available_cores() if jobs is None else jobs
     if workers < 1:
         raise InputError(f"--jobs must be at least 1, not {workers}")
     if out.exists():
         raise InputError(f"{out} exists already: remove it or choose another --out")
+    collection_info(plan, out.name)  # a name that cannot be used is known now, not after the last training
     with open_work_folder(out.with_name(out.name + ".work"), plan.as_json()) as work:
         _compute_missing(plan, work, workers, progress)
         publish(plan, assemble(plan, work), out)

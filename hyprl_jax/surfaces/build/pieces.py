@@ -8,6 +8,7 @@ builds of the same folder apart and vanishes with the process that held it, howe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -46,9 +47,17 @@ class WorkFolder:
         """Write one piece: to a temporary name, flushed to the disk, then renamed."""
         target = self.file_of(piece)
         temporary = target.with_suffix(".partial")
-        pd.DataFrame(columns).to_parquet(temporary, index=False, compression="zstd")
-        flush(temporary)
-        os.replace(temporary, target)
+        try:
+            pd.DataFrame(columns).to_parquet(temporary, index=False, compression="zstd")
+            flush(temporary)
+            os.replace(temporary, target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            reason = error.strerror or error
+            raise InputError(
+                f"{target}: {reason}; mend it and build again, finished pieces are kept"
+            ) from None
 
     def load(self, piece: Piece) -> pd.DataFrame | None:
         """The finished piece, or None if it is not there or not readable as what it should be (it is computed
@@ -63,7 +72,9 @@ class WorkFolder:
             return None
         index = found.get("config_index")
         whole = index is not None and set(index) == set(range(len(piece.config_ids))) and "error" in found
-        return found if whole else None
+        numbers = [name for name in found.columns if name != "error"]
+        sound = whole and all(pd.api.types.is_numeric_dtype(found[name]) for name in numbers)
+        return found if sound else None
 
 
 @contextmanager
@@ -76,7 +87,10 @@ def open_work_folder(path: Path, plan: dict[str, Any]) -> Iterator[WorkFolder]:
         raise InputError(
             f"{path} is in the way of the build's work folder: remove it or choose another --out"
         )
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made ({error.strerror or error}): choose another --out") from None
     with _locked(path):
         _check_plan(path, plan)
         yield WorkFolder(path)
@@ -106,7 +120,7 @@ def _check_plan(path: Path, plan: dict[str, Any]) -> None:
         return
     try:
         earlier = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{file} is damaged: delete {path} and build again") from None
     if not isinstance(earlier, dict):
         raise InputError(f"{file} is damaged: delete {path} and build again")

@@ -25,9 +25,16 @@ SOURCE = (
 
 def publish(plan: Plan, tables: Tables, out: Path) -> Path:
     """Write the collection and its card at `out`, whole or not at all; returns `out`."""
+    info = collection_info(plan, out.name)
+    collection = Collection(info, plan.space, tables.tasks, tables.configs, tables.evaluations)
+    return write_collection(collection, out, extra_files={"README.md": card_text(plan, tables, out.name)})
+
+
+def collection_info(plan: Plan, name: str) -> CollectionInfo:
+    """What `collection.json` will say; InputError if the folder's name is none for a collection."""
     recipe = plan.recipe
     info = CollectionInfo(
-        name=out.name,
+        name=name,
         objective=OBJECTIVE,
         version=f"{recipe.version}",
         description=recipe.description,
@@ -37,8 +44,8 @@ def publish(plan: Plan, tables: Tables, out: Path) -> Path:
         cost=_quantity(recipe.cost, with_direction=False),
         other_objectives=tuple(_quantity(measure, with_direction=True) for measure in recipe.others),
     )
-    collection = Collection(info, plan.space, tables.tasks, tables.configs, tables.evaluations)
-    return write_collection(collection, out, extra_files={"README.md": card_text(plan, tables, out.name)})
+    info.check()
+    return info
 
 
 def _quantity(measure: Measure, with_direction: bool) -> Quantity:
