@@ -86,8 +86,9 @@ def pack(tables: Sequence[TaskTables]) -> tuple[SurfaceBank, BankIndex]:
     if not tables:
         raise InputError("no collection to pack: name at least one")
     names = [table.collection for table in tables]
-    if len(set(names)) != len(names):
-        raise InputError(f"collection {names[0]!r} is given twice: name each collection once")
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:
+        raise InputError(f"collection {twice[0]!r} is given twice: name each collection once")
     columns = max(table.objective.shape[1] for table in tables)
     features = max(table.encodings.shape[1] for table in tables)
     metafeatures = sum(table.metafeatures.shape[1] for table in tables)
