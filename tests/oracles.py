@@ -1,0 +1,249 @@
+"""Plain NumPy versions, in float64 and with loops, of what the package computes on the device.
+
+They are written from the formulas in the documentation and favour the obvious over the fast: explicit
+sums of outer
+products, dense Cholesky factors, numerical integrals, one configuration at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class EpisodeOracle:
+    """An episode as a plain Python object; `objective [N]` higher is better, `best` and `worst` scalars."""
+
+    objective: np.ndarray
+    legal: np.ndarray
+    best: float
+    worst: float
+    trials: int
+    reward: str
+    stop_on_repeat: bool
+    tried: list[int] = field(default_factory=list)
+    found: list[float] = field(default_factory=list)
+    over: bool = False
+
+    def __post_init__(self) -> None:
+        self.over = not any(self.legal)
+
+    def choices(self) -> set[int]:
+        """What may be chosen now."""
+        legal = {column for column, good in enumerate(self.legal) if good}
+        return legal if self.stop_on_repeat else legal - set(self.tried)
+
+    def regret(self) -> float:
+        """Normalised regret of the best result so far; 1 before the first, 0 on a constant surface."""
+        if self.best <= self.worst:
+            return 0.0
+        if not self.found:
+            return 1.0
+        return min(max((self.best - max(self.found)) / (self.best - self.worst), 0.0), 1.0)
+
+    def step(self, action: int) -> dict[str, Any]:
+        """Tests `action`; what the step brought."""
+        if self.over:
+            return {"reward": 0.0, "over": True, "valid": False, "regret": self.regret()}
+        repeated = action in self.tried
+        regret_before = self.regret() if self.found else 1.0
+        latest = self.found[-1] if self.found else 0.0
+        value = float(self.objective[action])
+        self.tried.append(action)
+        self.found.append(value)
+        rewards = {
+            "raw": value,
+            "regret": -self.regret(),
+            "improvement": regret_before - self.regret(),
+            "log_regret": -math.log10(self.regret() + 1e-3) / 3,
+            "hyprl": max(0.0, value - latest),
+        }
+        self.over = (
+            len(self.found) >= self.trials
+            or (self.stop_on_repeat and repeated)
+            or (not self.stop_on_repeat and not self.choices())
+        )
+        return {
+            "reward": rewards[self.reward],
+            "over": self.over,
+            "valid": True,
+            "regret": self.regret(),
+            "objective": value,
+        }
+
+
+def rational_quadratic(x: np.ndarray, y: np.ndarray, lengthscale: float) -> float:
+    """`(1 + r^2 / (2 alpha l^2))^-alpha` with alpha = 2."""
+    squared = sum((float(a) - float(b)) ** 2 for a, b in zip(x, y, strict=True))
+    return (1.0 + squared / (2 * 2 * lengthscale**2)) ** -2
+
+
+def prior(
+    surfaces: np.ndarray, peers: np.ndarray, encodings: np.ndarray, config: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prior mean `[N]` and covariance `[N, N]` from `surfaces [K, N]` of the tasks that may be used,
+    equally weighted."""
+    candidates = surfaces.shape[1]
+    used = [k for k in range(len(surfaces)) if peers[k]] if config.prior != "constant" else []
+    mean = np.zeros(candidates)
+    for k in used:
+        mean += surfaces[k].astype(np.float64) / len(used)
+    covariance = np.zeros((candidates, candidates))
+    if config.prior == "learned":
+        for k in used:
+            deviation = surfaces[k].astype(np.float64) - mean
+            covariance += config.learned_variance * np.outer(deviation, deviation) / len(used)
+    for i in range(candidates):
+        for j in range(candidates):
+            covariance[i, j] += config.encoding_variance * rational_quadratic(
+                encodings[i], encodings[j], config.lengthscale
+            )
+    return mean, covariance
+
+
+def gp_posterior(
+    mean: np.ndarray, covariance: np.ndarray, noise: float, actions: list[int], values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and variance `[N]` by a dense Cholesky factor (Rasmussen and Williams 2006,
+    algorithm 2.1)."""
+    if not actions:
+        return mean.copy(), np.diag(covariance).copy()
+    gram = covariance[np.ix_(actions, actions)] + noise * np.eye(len(actions))
+    factor = np.linalg.cholesky(gram)
+    cross = covariance[actions]
+    alpha = np.linalg.solve(factor.T, np.linalg.solve(factor, values - mean[actions]))
+    half = np.linalg.solve(factor, cross)
+    return mean + cross.T @ alpha, np.diag(covariance) - np.sum(half**2, axis=0)
+
+
+def scale_by_integration(
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    noise: float,
+    actions: list[int],
+    objectives: np.ndarray,
+    ranges: tuple[np.ndarray, np.ndarray],
+    grid_points: int,
+) -> tuple[float, float]:
+    """Posterior means of a and b in `z = a y + b` by integrating over b numerically for every a of the grid.
+
+    `ranges` are worst value and range `[K]` of the usable known tasks. The likelihood of the raw
+    objectives is that of
+    z under the Gaussian process times `a^T`; b is normal around `-a l` with deviation `a s`; log a is normal.
+    """
+    lower, span = (np.asarray(x, np.float64) for x in ranges)
+    log_scale = -np.log(span)
+    centre = log_scale.mean()
+    width = np.sqrt(log_scale.var() + 0.01)
+    s = np.sqrt(lower.var() + (0.01 / np.exp(centre)) ** 2)
+    gram = covariance[np.ix_(actions, actions)] + noise * np.eye(len(actions))
+    precision = np.linalg.inv(gram)
+    logs, scales, shifts = [], [], []
+    for offset in np.linspace(-2.5, 2.5, grid_points):
+        a = math.exp(centre + width * offset)
+        b = -a * lower.mean() + a * s * np.linspace(-9, 9, 40001)
+        misfit = a * objectives[None, :] + b[:, None] - mean[actions][None, :]
+        log_likelihood = len(actions) * math.log(a) - 0.5 * np.einsum(
+            "bi,ij,bj->b", misfit, precision, misfit
+        )
+        log_prior = -0.5 * ((b + a * lower.mean()) / (a * s)) ** 2 - math.log(a * s)
+        joint = log_likelihood + log_prior
+        top = joint.max()
+        mass = np.exp(joint - top)
+        step = b[1] - b[0]
+        logs.append(top + math.log(mass.sum() * step) - 0.5 * offset**2)
+        scales.append(a)
+        shifts.append(float((mass * b).sum() / mass.sum()))
+    weights = np.exp(np.array(logs) - max(logs))
+    weights /= weights.sum()
+    return float(weights @ scales), float(weights @ shifts)
+
+
+def discordant_pairs(surface: np.ndarray, actions: list[int], objectives: list[float]) -> float:
+    """Tested pairs that `surface [N]` ranks the other way; half for a tie on one side alone."""
+    count = 0.0
+    for i, j in combinations(range(len(actions)), 2):
+        ours = np.sign(objectives[i] - objectives[j])
+        theirs = np.sign(surface[actions[i]] - surface[actions[j]])
+        count += 1.0 if ours * theirs < 0 else 0.5 if (ours == 0) != (theirs == 0) else 0.0
+    return count
+
+
+def retrieval_weights(
+    surfaces: np.ndarray, peers: np.ndarray, actions: list[int], objectives: list[float], sharpness: float
+) -> np.ndarray:
+    """`[K]` softmax of minus `sharpness` times the share of discordant pairs, over the usable tasks."""
+    pairs = max(len(actions) * (len(actions) - 1) / 2, 1)
+    weights = np.zeros(len(surfaces))
+    for k in range(len(surfaces)):
+        if peers[k]:
+            weights[k] = math.exp(-sharpness * discordant_pairs(surfaces[k], actions, objectives) / pairs)
+    return weights / weights.sum() if weights.sum() else weights
+
+
+def expected_gains(surfaces: np.ndarray, weights: np.ndarray, actions: list[int]) -> np.ndarray:
+    """`[N]` `sum_k w_k max(P_k(x) - max_tested P_k, 0)`; 0 is the best tested value before the first
+    trial."""
+    gains = np.zeros(surfaces.shape[1])
+    for weight, surface in zip(weights, surfaces, strict=True):
+        reached = max((float(surface[a]) for a in actions), default=0.0)
+        for candidate in range(len(gains)):
+            gains[candidate] += weight * max(float(surface[candidate]) - reached, 0.0)
+    return gains
+
+
+def expected_improvement(mean: float, deviation: float, incumbent: float) -> float:
+    """`E max(z - incumbent, 0)` by Gauss-Legendre quadrature of the part above the incumbent."""
+    low, high = max(incumbent, mean - 12 * deviation), mean + 12 * deviation
+    if low >= high:
+        return 0.0
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    z = low + (high - low) * (nodes + 1) / 2
+    density = np.exp(-0.5 * ((z - mean) / deviation) ** 2) / (deviation * math.sqrt(2 * math.pi))
+    return float((high - low) / 2 * np.sum(weights * (z - incumbent) * density))
+
+
+def standardised(metafeatures: np.ndarray, known: list[int]) -> np.ndarray:
+    """Metafeatures `[D, M]` with mean 0 and variance 1 over the `known` rows, 0 where unknown, within 3."""
+    result = np.zeros(metafeatures.shape)
+    for column in range(metafeatures.shape[1]):
+        seen = [float(metafeatures[k, column]) for k in known if np.isfinite(metafeatures[k, column])]
+        centre = np.mean(seen) if seen else 0.0
+        variance = np.var(seen) if seen else 0.0
+        for row in range(metafeatures.shape[0]):
+            value = metafeatures[row, column]
+            if np.isfinite(value):
+                result[row, column] = np.clip((value - centre) / math.sqrt(variance + 1e-6), -3, 3)
+    return result
+
+
+def optimal_values(
+    objective: np.ndarray, legal: np.ndarray, trials: int, reward: str, gamma: float
+) -> dict[tuple[int, ...], dict[int, float]]:
+    """Optimal Q-values of the whole tree of a tiny task: history of actions -> action -> value."""
+    values: dict[tuple[int, ...], dict[int, float]] = {}
+    offered = objective[legal]
+    ends = (float(offered.max()), float(offered.min()))
+
+    def visit(history: tuple[int, ...]) -> float:
+        def fresh() -> EpisodeOracle:
+            episode = EpisodeOracle(objective, legal, ends[0], ends[1], trials, reward, False)
+            for action in history:
+                episode.step(action)
+            return episode
+
+        if fresh().over:
+            return 0.0
+        values[history] = {}
+        for action in sorted(fresh().choices()):
+            result = fresh().step(action)
+            values[history][action] = result["reward"] + gamma * visit((*history, action))
+        return max(values[history].values())
+
+    visit(())
+    return values
