@@ -49,7 +49,7 @@ class Parameter:
 
     @property
     def is_number(self) -> bool:
-        """Whether its values are numbers between two bounds."""
+        """Whether its values are numbers."""
         return self.kind in ("float", "integer")
 
     @property
@@ -81,9 +81,9 @@ class SpaceEncoding:
     """Configurations of one space <-> features in the unit cube, for whole frames at a time.
 
     Args:
-        space: the search space. known: configurations (a table) that `decode` gives back exactly,
-        floating-point digits included, when it
-            meets their features; other features are decoded by the formula, exact but for float32 rounding.
+        space: the search space.
+        known: configurations (a table) that `decode` gives back to the last digit when it meets their
+            features; other features are decoded by the formula, exact but for float32 rounding.
     """
 
     def __init__(self, space: ConfigSpace.ConfigurationSpace, known: pd.DataFrame | None = None) -> None:
@@ -166,8 +166,7 @@ class SpaceEncoding:
     def violations(self, frame: pd.DataFrame) -> list[Violation]:
         """Every value in `frame` that the space does not allow, in the order of the hyperparameters.
 
-        Rules: `illegal-value` (out of bounds, no such choice, not an integer), `active-without-value`,
-        `inactive-with-value`, `forbidden-configuration`.
+        Rules: `illegal-value`, `active-without-value`, `inactive-with-value`, `forbidden-configuration`.
         """
         codes = self.codes(frame)
         active = self.active(codes)
@@ -187,11 +186,9 @@ class SpaceEncoding:
         if self._known is None:
             return decoded
         rows = np.array([self._known_rows.get(line.tobytes(), -1) for line in features], dtype=np.int64)
-        if not (rows >= 0).any():
-            return decoded
-        both = pd.concat([self._known.iloc[rows[rows >= 0]], decoded.iloc[np.flatnonzero(rows < 0)]])
-        order = np.argsort(np.concatenate([np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)]))
-        return both.iloc[order].reset_index(drop=True)
+        met, new = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+        both = pd.concat([self._known.iloc[rows[met]], decoded.iloc[new]])
+        return both.iloc[np.argsort(np.concatenate([met, new]))].reset_index(drop=True)
 
     def _features(self, codes: np.ndarray, active: np.ndarray) -> np.ndarray:
         columns: list[np.ndarray] = []
@@ -202,9 +199,7 @@ class SpaceEncoding:
         return np.stack(columns, axis=1).astype(np.float32)
 
     def _active_column(self, index: int, codes: np.ndarray) -> np.ndarray:
-        """Activity of one hyperparameter `[N]`, given the codes of its parents (NaN where a parent is
-        inactive).
-        """
+        """Activity of one hyperparameter `[N]`, given its parents' codes (NaN where one is inactive)."""
         active = np.ones(len(codes), dtype=bool)
         for condition in self.space.parent_conditions_of[self.parameter_names[index]]:
             active &= self._satisfied(condition, codes)
@@ -230,35 +225,29 @@ class SpaceEncoding:
         return float(value) if codes is None else float(codes[choice_text(value)])
 
     def _value_violations(self, frame: pd.DataFrame, codes: np.ndarray, active: np.ndarray) -> Any:
+        broken = np.zeros(codes.shape, dtype=bool)  # whoever depends on a broken value is not blamed as well
         for index, parameter in enumerate(self.parameters):
-            values, on = codes[:, index], active[:, index]
-            given = ~np.isnan(values)
-            if parameter.is_number:
-                wrong = given & ((values < parameter.lower) | (values > parameter.upper))
-                if parameter.kind == "integer":
-                    wrong |= given & (values != np.round(values))
-                allowed = f"{parameter.kind} in [{parameter.lower:g}, {parameter.upper:g}]"
-            else:
-                wrong = given & (values < 0)
-                allowed = "one of " + ", ".join(choice_text(choice) for choice in parameter.choices[:12])
+            parents = [self._index[parent.name] for parent in self.space.parents_of[parameter.name]]
+            unsure = broken[:, parents].any(axis=1)
+            given, on = ~np.isnan(codes[:, index]), active[:, index]
+            wrong, missing = _illegal(parameter, codes[:, index]), on & ~given & ~unsure
+            broken[:, index] = wrong | missing | unsure
             for rule, rows, words in (
-                ("illegal-value", wrong, "{value} is not allowed: " + allowed),
-                ("inactive-with-value", given & ~on, "{value} is set though its conditions make it inactive"),
-                ("active-without-value", on & ~given, "no value though it is active"),
+                ("illegal-value", wrong, "{value} is not " + _allowed(parameter)),
+                ("inactive-with-value", given & ~on & ~unsure, "{value} is set though it is inactive"),
+                ("active-without-value", missing, "no value though it is active"),
             ):
                 for row in np.flatnonzero(rows):
-                    shown = words.replace("{value}", str(frame[parameter.name].iloc[row]))
+                    shown = words.replace("{value}", str(frame[parameter.name].iloc[row])[:100])
                     yield Violation(int(row), parameter.name, rule, shown)
 
     def _forbidden_violations(self, codes: np.ndarray) -> Any:
         vectors = np.full((len(self.parameters), len(codes)), np.nan)
         for index, parameter in enumerate(self.parameters):
-            legal = codes[:, index] >= (parameter.lower if parameter.is_number else 0)
-            legal &= codes[:, index] <= (parameter.upper if parameter.is_number else np.inf)
+            legal = ~np.isnan(codes[:, index]) & ~_illegal(parameter, codes[:, index])
             values = codes[legal, index]
-            if parameter.kind == "integer":
-                vectors[index, legal] = self.space[parameter.name].to_vector(values.astype(np.int64))
-            elif parameter.kind == "float":
+            if parameter.is_number:
+                values = values.astype(np.int64) if parameter.kind == "integer" else values
                 vectors[index, legal] = self.space[parameter.name].to_vector(values)
             else:
                 vectors[index, legal] = 1.0 if parameter.kind == "constant" else values
@@ -311,13 +300,23 @@ def _parameter(space: ConfigSpace.ConfigurationSpace, name: str) -> Parameter:
     return Parameter(name, kind, 0.0, float(len(plain) - 1), False, plain, conditional)
 
 
+def _illegal(parameter: Parameter, values: np.ndarray) -> np.ndarray:
+    """Which codes `[N]` are none of the hyperparameter's values (NaN, no value at all, is not meant)."""
+    wrong = (values < parameter.lower) | (values > parameter.upper)
+    return wrong | (values != np.round(values)) & ~np.isnan(values) if parameter.kind == "integer" else wrong
+
+
+def _allowed(parameter: Parameter) -> str:
+    if parameter.is_number:
+        return f"of the kind {parameter.kind} in [{parameter.lower:g}, {parameter.upper:g}]"
+    return "one of " + ", ".join(choice_text(choice) for choice in parameter.choices[:12])
+
+
 def _choice_codes(parameter: Parameter) -> dict[str, int] | None:
     if parameter.is_number:
         return None
     for choice in parameter.choices:
-        if not isinstance(choice, (str, bool, int, float)) or (
-            isinstance(choice, float) and not np.isfinite(choice)
-        ):
+        if not isinstance(choice, (str, int, float)) or choice in (np.inf, -np.inf) or choice != choice:
             raise InputError(f"hyperparameter '{parameter.name}': choice {choice!r} is no plain value")
     codes = {choice_text(choice): i for i, choice in enumerate(parameter.choices)}
     if len(codes) != len(parameter.choices):

@@ -40,7 +40,7 @@ def small_space() -> ConfigSpace.ConfigurationSpace:
 def sampled_frame(space: ConfigSpace.ConfigurationSpace, number: int, seed: int = 0) -> pd.DataFrame:
     """Different configurations sampled by ConfigSpace, in the dtypes of a collection."""
     space.seed(seed)
-    samples = [dict(configuration) for configuration in space.sample_configuration(max(number, 2))]
+    samples = [dict(configuration) for configuration in space.sample_configuration(4 * number + 8)]
     return typed_frame(space, samples).drop_duplicates(ignore_index=True).iloc[:number]
 
 

@@ -60,6 +60,7 @@ def highest_fidelity(evaluations: pd.DataFrame, task_codes: np.ndarray, tasks: i
     top = np.full(tasks, -np.inf)
     known = (task_codes >= 0) & np.isfinite(fidelity)
     np.maximum.at(top, task_codes[known], fidelity[known])
+    top = np.append(top, np.nan)  # the code of an unknown task is -1, which is this entry
     return known & (fidelity == top[task_codes])
 
 

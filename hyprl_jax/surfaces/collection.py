@@ -173,8 +173,7 @@ def canonical(collection: Collection) -> Collection:
         collection.tasks, "tasks", {"task": "str", "group": "str", **dict.fromkeys(metafeatures, "float64")}
     )
     configs = _take(collection.configs, "configs", {"config_id": "int64"}, extra=encoding.parameter_names)
-    values = encoding.frame(encoding.codes(collection.configs))
-    configs = pd.concat([configs, values], axis=1)
+    configs = pd.concat([configs, _hyperparameters(encoding, collection.configs)], axis=1)
     wanted = {"task": "str", "config_id": "int64", "objective": "float64"}
     if info.fidelity is not None:
         wanted["fidelity"] = "float64"
@@ -206,9 +205,25 @@ def content_hash(collection: Collection) -> str:
     return digest.hexdigest()
 
 
+def _hyperparameters(encoding: SpaceEncoding, configs: pd.DataFrame) -> pd.DataFrame:
+    """The columns of the hyperparameters in their dtypes; one with a value that has no place in it stays as
+    it is.
+    """
+    codes = encoding.codes(configs)
+    whole = np.array([parameter.kind == "integer" for parameter in encoding.parameters])
+    choice = np.array([not parameter.is_number for parameter in encoding.parameters])
+    strange = choice & (codes < 0) | whole & ((codes != np.round(codes)) | (np.abs(codes) > 2**53))
+    strange &= ~np.isnan(codes)
+    values = encoding.frame(np.where(strange, np.nan, codes))
+    for index in np.flatnonzero(strange.any(axis=0)):
+        name = encoding.parameter_names[index]
+        values[name] = configs[name].reset_index(drop=True)
+    return values
+
+
 def _column_bytes(series: pd.Series) -> Iterable[bytes]:
     """The bytes that stand for one canonical column, whatever pandas stores it in."""
-    if isinstance(series.dtype, pd.StringDtype):
+    if isinstance(series.dtype, pd.StringDtype) or series.dtype == object:
         codes, values = pd.factorize(series)
         yield b"text" + json.dumps([str(value) for value in values]).encode()
         yield codes.astype("<i8").tobytes()

@@ -179,6 +179,7 @@ def read_parquet(path: Path) -> pa.Table:
             for field in schema:
                 _check_type(field)
             table = file.read(use_threads=True)
+            table.validate(full=True)  # text that is no UTF-8, offsets that lead elsewhere
     except InputError:
         raise
     except FileNotFoundError:

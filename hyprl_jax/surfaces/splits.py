@@ -6,8 +6,8 @@ is the same on every machine, with every version of every library, in every lang
 
 Names: `loo` (fold K tests the K-th group in sorted order); `kfold5`, or any `kfoldN` (fold K tests the K-th
 of N parts of about equally many tasks); `kfold5:SEED` (another shuffle; `kfold5` is `kfold5:0`);
-`holdout:N:SEED` (N test tasks, whole groups, drawn by the seed); or the path of a JSON file `{"train":
-[...], "validation": [...], "test": [...]}`, where validation may be left out.
+`holdout:N:SEED` (N test tasks, fewer where whole groups do not add up, drawn by the seed); or the path of a
+JSON file `{"train": [...], "validation": [...], "test": [...]}`, where validation may be left out.
 """
 
 from __future__ import annotations
@@ -47,15 +47,16 @@ def make_split(
     """Split the tasks of a collection.
 
     Args:
-        tables: the collection; its tasks and groups are used, no values. name: see the module's
-        description. fold: which fold, from 0; 0 for a split that has only one. validation_fraction: about
-        which share of the training tasks becomes validation, as whole groups; 0 for none. seed: which
-        validation groups; the test side does not depend on it.
+        tables: the collection; its tasks and groups are used, no values.
+        name: see the module's description.
+        fold: which fold, from 0; 0 for a split that has only one.
+        validation_fraction: about which share of the training tasks becomes validation, as whole groups; 0
+            for none.
+        seed: which validation groups; the test side does not depend on it.
 
     Raises:
         InputError: unknown name or fold, or a split file that names unknown tasks, one task twice, or puts
-        one
-            group on two sides.
+            one group on two sides.
     """
     if not 0.0 <= validation_fraction < 1.0:
         raise InputError(f"validation fraction {validation_fraction} is not in [0, 1)")

@@ -58,10 +58,12 @@ def import_collection(
     """Import `path`, which is of the kind `source` (a key of `SOURCES`), as the collection folder `out`.
 
     Args:
-        source: the kind of source. path: the source's file or folder. out: the folder to make; it appears
-        whole or not at all. overwrite: replace a collection that stands there. options: what the source's
-        importer takes (`SOURCES[source].options`). Every importer takes `name`, the
-            name on the card, which is that of the folder if it is not given.
+        source: the kind of source.
+        path: the source's file or folder.
+        out: the folder to make; it appears whole or not at all.
+        overwrite: replace a collection that stands there.
+        options: what the source's importer takes (`SOURCES[source].options`). Every importer takes `name`,
+            the name on the card, which is that of the folder if it is not given.
 
     Raises:
         InputError: unknown source or option, or a fault in the source, named with file and row.
