@@ -1,9 +1,9 @@
 """Tasks to train on, made on the device from the surfaces of the training tasks.
 
-Some dozens of surfaces are few to learn from. So an episode plays a surface that nobody measured but that could have
-been: a convex mixture of two training tasks of one collection, bent by a monotone warp, roughened by noise, with its
-range stretched, over a random subset of the configurations. All constituents of a mixture, and every task of their
-groups, are left out of what the player knows beforehand.
+Some dozens of surfaces are few to learn from. So an episode plays a surface that nobody measured but that
+could have been: a convex mixture of two training tasks of one collection, bent by a monotone warp, roughened
+by noise, with its range stretched, over a random subset of the configurations. All constituents of a
+mixture, and every task of their groups, are left out of what the player knows beforehand.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def real_task(
 
 
 def draw_columns(key: jax.Array, total: int, number: int) -> jax.Array:
-    """`number` different columns out of `total`, int32, in rising order; all of them if `number` is 0 or too large."""
+    """`number` different columns out of `total`, int32, in rising order; all of them if `number` is 0 or too
+    large."""
     if not 0 < number < total:
         return jnp.arange(total, dtype=jnp.int32)
     return jnp.sort(jax.random.permutation(key, total)[:number]).astype(jnp.int32)
@@ -48,12 +49,13 @@ def synthetic_task(
 ) -> Task:
     """A synthetic task for one episode, over the columns of `bank` (see `take_candidates`).
 
-    With u the surface in units of its range: `u = c u_1 + (1 - c) u_2` with probability `mixture` (c uniform, else 1),
-    rescaled to [0, 1] over the legal candidates, `u ** exp(warp n)`, plus `noise U` times a standard normal a candidate,
-    and back to raw units `l + r exp(rescale n) u` with the lower end l and the range r of the first constituent (n
-    standard normal and U uniform, one an episode). Its best and worst are those of what is offered.
+    With u the surface in units of its range: `u = c u_1 + (1 - c) u_2` with probability `mixture` (c
+    uniform, else 1), rescaled to [0, 1] over the legal candidates, `u ** exp(warp n)`, plus `noise U` times
+    a standard normal a candidate, and back to raw units `l + r exp(rescale n) u` with the lower end l and
+    the range r of the first constituent (n standard normal and U uniform, one an episode). Its best and
+    worst are those of what is offered.
     """
-    draw, mix, bend, rough, amount, stretch = jax.random.split(key, 6)
+    draw, mix, bend, rough, amount, stretch, forget = jax.random.split(key, 7)
     first_key, second_key = jax.random.split(draw)
     first = fold.known[jax.random.randint(first_key, (), 0, fold.trained)]
     second = _partner(second_key, bank, fold, first)
@@ -70,7 +72,7 @@ def synthetic_task(
     unit = unit + deviation * jax.random.normal(rough, unit.shape)
     span = (bank.best[first] - bank.worst[first]) * jnp.exp(config.rescale * jax.random.normal(stretch))
     objective = bank.worst[first] + span * unit
-    allowed = peers(bank, fold, first, leave_out)
+    allowed = peers(bank, fold, first, leave_out) & _remembered(forget, bank, fold, config)
     return Task(
         objective=objective,
         legal=legal,
@@ -80,6 +82,14 @@ def synthetic_task(
         metafeatures=share * metafeatures[first] + (1.0 - share) * metafeatures[second],
         collection=bank.collection[first],
     )
+
+
+def _remembered(key: jax.Array, bank: SurfaceBank, fold: Fold, config: AugmentConfig) -> jax.Array:
+    """`[K]` bool: known tasks that this episode's player has not forgotten; whole groups are forgotten."""
+    amount, which = jax.random.split(key)
+    share = config.forget * jax.random.uniform(amount)
+    groups = jax.random.uniform(which, bank.group.shape)  # there are at most as many groups as tasks
+    return groups[bank.group[fold.known]] >= share
 
 
 def _partner(key: jax.Array, bank: SurfaceBank, fold: Fold, first: jax.Array) -> jax.Array:

@@ -1,9 +1,10 @@
 """Response surfaces as arrays on the device: every task of every collection in one padded, masked bank.
 
-The columns of a bank are configurations. All tasks of one collection share their columns (a configuration that a task
-never evaluated is masked out for that task), so that knowledge of one task's surface is knowledge about the same
-columns of another; collections of different sizes and spaces are padded to the widest. A bank is a pytree of arrays
-only: it is passed to compiled functions as an argument. What has no place on a device (names, identifiers) is in the
+The columns of a bank are configurations. All tasks of one collection share their columns (a configuration
+that a task never evaluated is masked out for that task), so that knowledge of one task's surface is
+knowledge about the same columns of another; collections of different sizes and spaces are padded to the
+widest. A bank is a pytree of arrays only: it is passed to compiled functions as an argument. What has no
+place on a device (names, identifiers) is in the
 `BankIndex` beside it.
 """
 
@@ -26,15 +27,17 @@ _NEIGHBOURS = 8  # evaluated configurations that a missing value is filled in fr
 
 
 class SurfaceBank(NamedTuple):
-    """D tasks of L collections over N columns; F encoding features, M metafeatures. Float arrays are float32."""
+    """D tasks of L collections over N columns; F encoding features, M metafeatures. Float arrays are
+    float32."""
 
     objective: jax.Array
     """`[D, N]` raw objective, negated where it is minimised (higher is better); 0 where missing."""
     legal: jax.Array
     """`[D, N]` bool: the task has a value for the configuration."""
     unit: jax.Array
-    """`[D, N]` the objective scaled by the task's own best (1) and worst (0); missing values filled in from similar
-    configurations. For tasks whose whole table is known beforehand, never for the task being played."""
+    """`[D, N]` the objective scaled by the task's own best (1) and worst (0); missing values filled in from
+    similar configurations. For tasks whose whole table is known beforehand, never for the task being
+    played."""
     best: jax.Array
     """`[D]` best objective of the task's table: for rewards and scoring."""
     worst: jax.Array
@@ -50,8 +53,9 @@ class SurfaceBank(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """One fold of a split. Its K known tasks are the training tasks followed by the validation tasks; folds of a study
-    are padded to the same K, so that they can be stacked and vmapped. Test tasks are in no array of a fold."""
+    """One fold of a split. Its K known tasks are the training tasks followed by the validation tasks; folds
+    of a study are padded to the same K, so that they can be stacked and vmapped. Test tasks are in no array
+    of a fold."""
 
     known: jax.Array
     """`[K]` int32 rows of the bank; padding repeats the first row."""
@@ -70,7 +74,8 @@ class BankIndex:
     """`(collection, task)` of each of the D rows."""
 
     def rows(self, collection: str, tasks: Sequence[str]) -> np.ndarray:
-        """Rows of the bank, int32, of the tasks of a collection; raises InputError for one it does not hold."""
+        """Rows of the bank, int32, of the tasks of a collection; raises InputError for one it does not
+        hold."""
         places = {name: row for row, name in enumerate(self.tasks)}
         missing = [task for task in tasks if (collection, task) not in places]
         if missing:
@@ -113,7 +118,8 @@ def pack(tables: Sequence[TaskTables]) -> tuple[SurfaceBank, BankIndex]:
 
 
 def make_fold(index: BankIndex, splits: Sequence[Split], size: int | None = None) -> Fold:
-    """The fold, as NumPy arrays, of one split for each collection of the bank (in the bank's order), padded to `size`.
+    """The fold, as NumPy arrays, of one split for each collection of the bank (in the bank's order), padded
+    to `size`.
 
     Raises InputError if nothing is left to train on.
     """
@@ -130,7 +136,8 @@ def make_fold(index: BankIndex, splits: Sequence[Split], size: int | None = None
 
 
 def take_candidates(bank: SurfaceBank, columns: jax.Array) -> SurfaceBank:
-    """The bank with only the configurations `columns [C]` int32; `best` and `worst` stay those of the whole table."""
+    """The bank with only the configurations `columns [C]` int32; `best` and `worst` stay those of the whole
+    table."""
     return bank._replace(
         objective=bank.objective[:, columns],
         legal=bank.legal[:, columns],
@@ -142,14 +149,16 @@ def take_candidates(bank: SurfaceBank, columns: jax.Array) -> SurfaceBank:
 def peers(bank: SurfaceBank, fold: Fold, row: jax.Array, leave_out: bool = True) -> jax.Array:
     """`[K]` bool: which known tasks may inform the one who plays task `row` (int32 scalar).
 
-    Those are the known tasks of the same collection without the group of `row` itself (unless `leave_out` is False).
+    Those are the known tasks of the same collection without the group of `row` itself (unless `leave_out` is
+    False).
     """
     allowed = fold.usable & (bank.collection[fold.known] == bank.collection[row])
     return allowed & (bank.group[fold.known] != bank.group[row]) if leave_out else allowed
 
 
 def standardised_metafeatures(bank: SurfaceBank, fold: Fold) -> jax.Array:
-    """`[D, M]` float32 metafeatures with mean 0 and variance 1 over the known tasks, unknown ones 0, within 3."""
+    """`[D, M]` float32 metafeatures with mean 0 and variance 1 over the known tasks, unknown ones 0, within
+    3."""
     present = jnp.isfinite(bank.metafeatures)
     values = jnp.where(present, bank.metafeatures, 0.0)
     weights = (present[fold.known] & fold.usable[:, None]).astype(jnp.float32)
@@ -184,7 +193,8 @@ def _pack_one(table: TaskTables, columns: int) -> dict[str, np.ndarray]:
 
 
 def _fill_in(unit: np.ndarray, known: np.ndarray, encodings: np.ndarray) -> np.ndarray:
-    """`unit [D, C]` with missing entries replaced by a mean over the nearest configurations that the task evaluated."""
+    """`unit [D, C]` with missing entries replaced by a mean over the nearest configurations that the task
+    evaluated."""
     filled = unit.copy()
     for row in np.flatnonzero(~known.all(axis=1)):
         have, lack = np.flatnonzero(known[row]), np.flatnonzero(~known[row])

@@ -1,7 +1,9 @@
-"""The configuration of a training run, as frozen dataclasses that the command line, the run folder and sweeps share.
+"""The configuration of a training run, as frozen dataclasses that the command line, the run folder and
+sweeps share.
 
-Every field is either *static* (it shapes the compiled program) or *sweepable*: a number that only enters as a value,
-so that a sweep may change it without a recompilation and put it on a vmapped axis. Sweepable fields are declared with
+Every field is either *static* (it shapes the compiled program) or *sweepable*: a number that only enters as
+a value, so that a sweep may change it without a recompilation and put it on a vmapped axis. Sweepable fields
+are declared with
 `sweepable(...)`; `sweepable_fields` lists them. A configuration is checked when it is built: whatever
 `TrainConfig` object exists can be trained.
 """
@@ -49,7 +51,8 @@ class AugmentConfig:
     """Synthetic tasks made on the device from the training tasks; see `hyprl_jax.augment`."""
 
     candidates: int = 128
-    """Configurations offered in a training episode, drawn anew for each batch of episodes (0: all of them)."""
+    """Configurations offered in a training episode, drawn anew for each batch of episodes (0: all of
+    them)."""
     mixture: float = sweepable(0.5)
     """Share of the episodes that play a convex mixture of two tasks."""
     warp: float = sweepable(0.3)
@@ -58,6 +61,8 @@ class AugmentConfig:
     """Largest standard deviation of the noise put on a surface, in units of its range."""
     rescale: float = sweepable(0.3)
     """Standard deviation of the log-factor on a surface's range."""
+    forget: float = sweepable(0.0)
+    """Largest share of the known groups that a player is made to forget for an episode."""
 
 
 @dataclass(frozen=True)
@@ -279,8 +284,8 @@ def check(config: TrainConfig) -> None:
     learner, network = config.learner, config.network
     at_least_one = {
         "env.trials": config.env.trials, "network.context": network.context, "network.hidden": network.hidden,
-        "learner.episodes": learner.episodes, "learner.plays": learner.plays, "learner.updates": learner.updates,
-        "learner.minibatches": learner.minibatches, "learner.epochs": learner.epochs,
+        "learner.episodes": learner.episodes, "learner.plays": learner.plays, "learner.updates":
+        learner.updates, "learner.minibatches": learner.minibatches, "learner.epochs": learner.epochs,
         "learner.n_step": learner.n_step, "updates_per_chunk": config.updates_per_chunk,
     }  # fmt: skip
     for name, value in at_least_one.items():
@@ -302,9 +307,10 @@ def check(config: TrainConfig) -> None:
 def _check_probabilities(config: TrainConfig) -> None:
     learner = config.learner
     shares = {
-        "learner.gamma": learner.gamma, "learner.lambda_": learner.lambda_, "learner.average": learner.average,
-        "learner.epsilon_start": learner.epsilon_start, "learner.epsilon_end": learner.epsilon_end,
-        "learner.epsilon_fraction": learner.epsilon_fraction, "augment.mixture": config.augment.mixture,
+        "learner.gamma": learner.gamma, "learner.lambda_": learner.lambda_, "learner.average":
+        learner.average, "learner.epsilon_start": learner.epsilon_start, "learner.epsilon_end":
+        learner.epsilon_end, "learner.epsilon_fraction": learner.epsilon_fraction, "augment.mixture":
+        config.augment.mixture,
     }  # fmt: skip
     for name, value in shares.items():
         if not 0.0 <= value <= 1.0:
@@ -332,7 +338,8 @@ def _check_combinations(config: TrainConfig) -> None:
         )
     if learner.episodes % learner.minibatches:
         raise InputError(
-            f"learner.episodes ({learner.episodes}) must be a multiple of learner.minibatches ({learner.minibatches})"
+            f"learner.episodes ({learner.episodes}) must be a multiple of "
+            f"learner.minibatches ({learner.minibatches})"
         )
     if learner.double and not learner.target_period:
         raise InputError("learner.double needs a target network: set learner.target_period")

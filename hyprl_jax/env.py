@@ -1,8 +1,10 @@
-"""One tuning episode: a task is fixed, configurations are tested one after another, each test reveals its objective.
+"""One tuning episode: a task is fixed, configurations are tested one after another, each test reveals its
+objective.
 
-Everything here is a pure function of a single episode; thousands at once are the caller's `jax.vmap`. The task is an
-argument of every call and never part of the state, so that a compiled loop carries only what changes. What a policy
-may see is `Observation`; the task's best and worst objective are for rewards and scoring.
+Everything here is a pure function of a single episode; thousands at once are the caller's `jax.vmap`. The
+task is an argument of every call and never part of the state, so that a compiled loop carries only what
+changes. What a policy may see is `Observation`; the task's best and worst objective are for rewards and
+scoring.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from hyprl_jax.config import EnvConfig, Reward
 
 
 class Task(NamedTuple):
-    """A task as it is played: N candidate configurations, K tasks that are known beforehand, M metafeatures."""
+    """A task as it is played: N candidate configurations, K tasks that are known beforehand, M
+    metafeatures."""
 
     objective: jax.Array
     """`[N]` float32, higher is better."""
@@ -94,9 +97,10 @@ def observe(task: Task, state: EnvState, config: EnvConfig) -> Observation:
 def step(task: Task, state: EnvState, action: jax.Array, config: EnvConfig) -> tuple[EnvState, StepResult]:
     """Tests configuration `action` (int32 scalar, legal).
 
-    The episode terminates when the budget of `config.trials` is spent, when no legal candidate is left, or on a
-    repeat if `config.stop_on_repeat`. The budget is part of the task and known to the policy, so running out of it is
-    termination and not truncation. Out-of-range actions are clamped, as in all of XLA: choose among legal ones.
+    The episode terminates when the budget of `config.trials` is spent, when no legal candidate is left, or
+    on a repeat if `config.stop_on_repeat`. The budget is part of the task and known to the policy, so
+    running out of it is termination and not truncation. Out-of-range actions are clamped, as in all of XLA:
+    choose among legal ones.
     """
     chex.assert_rank([task.objective, state.tried], 1)
     chex.assert_rank(action, 0)
@@ -113,7 +117,7 @@ def step(task: Task, state: EnvState, action: jax.Array, config: EnvConfig) -> t
     if config.stop_on_repeat:
         ended = spent | repeated
     else:
-        # Counting trials costs nothing per candidate: without repeats, as many are used up as trials were made.
+        # Counting is enough: without repeats, as many candidates are used up as trials were made.
         ended = spent | (after.trial >= jnp.sum(task.legal, dtype=jnp.int32))
     result = StepResult(
         objective=value,
@@ -128,11 +132,13 @@ def step(task: Task, state: EnvState, action: jax.Array, config: EnvConfig) -> t
 def reward(kind: Reward, task: Task, before: EnvState, value: jax.Array) -> jax.Array:
     """Reward, float32 scalar, of finding `value`; regret is in units of the task's range, in [0, 1].
 
-    - `regret`: minus the regret of the incumbent after the trial (sums to minus the area under the regret curve);
+    - `regret`: minus the regret of the incumbent after the trial (sums to minus the area under the regret
+    curve);
     - `improvement`: by how much the trial lowered the regret (1 before the first trial);
     - `log_regret`: minus the decadic logarithm of the regret, from 0 (worst) to 3 (best), counted in 1/3;
     - `raw`: the revealed objective itself;
-    - `hyprl`: `max(0, value - latest)`, the improvement on the previous trial (not on the incumbent), raw units.
+    - `hyprl`: `max(0, value - latest)`, the improvement on the previous trial (not on the incumbent), raw
+    units.
     """
     if kind == "raw":
         return value

@@ -1,14 +1,16 @@
-"""One update of the Q-learner: play a batch of whole episodes on synthetic tasks, make targets, fit the network.
+"""One update of the Q-learner: play a batch of whole episodes on synthetic tasks, make targets, fit the
+network.
 
-Episodes start from a zero carry and are played to the end, so there is no burn-in, no stored recurrent state and no
-bootstrap past the end. The fit needs of each step only what the chosen candidate looked like (`rollout.Kept`), because
-the value of a state, a maximum over all candidates, is already known from playing: the gradient pass costs one
-candidate a step instead of all.
+Episodes start from a zero carry and are played to the end, so there is no burn-in, no stored recurrent state
+and no bootstrap past the end. The fit needs of each step only what the chosen candidate looked like
+(`rollout.Kept`), because the value of a state, a maximum over all candidates, is already known from playing:
+the gradient pass costs one candidate a step instead of all.
 
-The default target is Peng's Q(lambda) without replay or target network (PQN, Gallici et al. 2024). Rewards may be
-shaped by a task-wise potential: with `Phi(t)` the mean return-to-go of the plays of a task after t trials,
-`r'_t = r_t + gamma Phi(t + 1) - Phi(t)` (Ng, Harada and Russell 1999) has the same optimal policy, but does not ask the
-network to tell hard tasks from easy ones.
+The default target is Peng's Q(lambda) without replay or target network (PQN, Gallici et al. 2024). Rewards
+may be shaped by a task-wise potential: with `Phi(t)` the mean return-to-go of the plays of a task after t
+trials,
+`r'_t = r_t + gamma Phi(t + 1) - Phi(t)` (Ng, Harada and Russell 1999) has the same optimal policy, but does
+not ask the network to tell hard tasks from easy ones.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyprl_jax import augment, bank as banks, replay, returns, rollout
+from hyprl_jax import augment, replay, returns, rollout
+from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import LearnerConfig, TrainConfig
 from hyprl_jax.env import Task
@@ -66,7 +69,8 @@ class Stored(NamedTuple):
 
 
 def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
-    """The optax optimizer of a configuration, with clipping, warm-up and decay over the run's gradient steps."""
+    """The optax optimizer of a configuration, with clipping, warm-up and decay over the run's gradient
+    steps."""
     total = config.updates * config.epochs * config.minibatches
     warmup = min(config.warmup, max(total - 1, 0))
     shapes = {
@@ -148,7 +152,7 @@ def update(
         buffer = replay.add(buffer, stored)
         batch, sampled = _from_replay(state, buffer, bank, fold, replay_key, config)
     params, optimizer, loss, errors = fit(state, batch, fit_key, config)
-    if learner.replay == "prioritised":
+    if learner.replay == "prioritised" and sampled is not None:
         buffer = replay.update_priorities(buffer, sampled, errors)
     updates = state.updates + 1
     average = jax.tree.map(
@@ -210,8 +214,8 @@ def shaped_rewards(
 def fit(
     state: LearnerState, batch: Batch, key: jax.Array, config: TrainConfig
 ) -> tuple[Params, Any, jax.Array, jax.Array]:
-    """Epochs of minibatches over `batch`: new parameters, optimizer state, mean loss, and the mean absolute error of
-    each episode `[E]` in the last epoch."""
+    """Epochs of minibatches over `batch`: new parameters, optimizer state, mean loss, and the mean absolute
+    error of each episode `[E]` in the last epoch."""
     learner = config.learner
     network, optimizer = FlaxNetwork(config.network), make_optimizer(config.learner)
     episodes = batch.targets.shape[0]
@@ -274,8 +278,8 @@ def _play(
 
     def one(task: Task, episode_key: jax.Array, actions: Any, at: Any, share: Any) -> Record:
         act = rollout.q_player(
-            network, config.network, state.params, share, branch=at, target=state.target, double=learner.double,
-            exploration=learner.exploration, forced=actions,
+            network, config.network, state.params, share, branch=at, target=state.target,
+            double=learner.double, exploration=learner.exploration, forced=actions,
         )  # fmt: skip
         memory = rollout.q_memory(network, state.params, state.target, task)
         return rollout.play(act, memory, shared, task, episode_key, config.env, config.surrogate)

@@ -1,12 +1,14 @@
-"""The recurrent Q-network: a context over the history, and a head that judges every candidate in that context.
+"""The recurrent Q-network: a context over the history, and a head that judges every candidate in that
+context.
 
 The only module that knows Flax. A network is a triple of pure functions (`Network`): `init` makes parameters,
-`initial_carry` the recurrent state before the first trial, `advance` reads what happened since the last choice, and
-`values` gives a Q-value to any number of candidates. Parameters do not depend on the number of candidates, so that a
-policy trained on subsets plays whole tables.
+`initial_carry` the recurrent state before the first trial, `advance` reads what happened since the last
+choice, and
+`values` gives a Q-value to any number of candidates. Parameters do not depend on the number of candidates,
+so that a policy trained on subsets plays whole tables.
 
-With `residual`, `Q(s, x) = V(h) + exp(c(h)) (log-acquisition(x) + r(x, h))`: the policy starts as the classical
-acquisition function it is given and learns a bounded correction r, whose last layer starts at zero.
+With `residual`, `Q(s, x) = V(h) + exp(c(h)) (log-acquisition(x) + r(x, h))`: the policy starts as the
+classical acquisition function it is given and learns a bounded correction r, whose last layer starts at zero.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class CandidateInputs(NamedTuple):
     features: jax.Array
     """`[N, F]` float32 inputs of the head."""
     start: jax.Array
-    """`[N]` float32 log-acquisition relative to the best legal candidate (0 for that one, negative for others)."""
+    """`[N]` float32 log-acquisition relative to the best legal candidate (0 for that one, negative for
+    others)."""
 
 
 class Network(Protocol):
@@ -58,7 +61,7 @@ class _QModule(nn.Module):
     def setup(self) -> None:
         config = self.config
         if config.cell == "gru":
-            self.cell = nn.GRUCell(config.context)
+            self.cell: Any = nn.GRUCell(config.context)
         elif config.cell == "lstm":
             self.cell = nn.LSTMCell(config.context)
         self.read = nn.Dense(config.context)

@@ -1,7 +1,8 @@
-"""The best policies of a run, kept apart from its checkpoints so that they can be loaded without its training data.
+"""The best policies of a run, kept apart from its checkpoints so that they can be loaded without its
+training data.
 
-A run's `policy/` holds the weights of every fold and seed with the widths of their inputs and the groups of tasks that
-each fold was trained or validated on.
+A run's `policy/` holds the weights of every fold and seed with the widths of their inputs and the groups of
+tasks that each fold was trained or validated on.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def save_policy(
 
 
 def load_policy(path: Path) -> TrainedPolicy:
-    """The policies of the run in `path`; InputError if it has none yet or they do not fit its configuration."""
+    """The policies of the run in `path`; InputError if it has none yet or they do not fit its
+    configuration."""
     run = RunFolder(path)
     config = from_dict(run.read_config())
     store = CheckpointStore(run.path / _FOLDER)

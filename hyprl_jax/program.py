@@ -1,8 +1,9 @@
-"""The compiled part of training: a chunk of updates and a validation, for all folds and seeds of a run at once.
+"""The compiled part of training: a chunk of updates and a validation, for all folds and seeds of a run at
+once.
 
-Folds and seeds are axes of one program: every leaf of the state is `[folds, seeds, ...]`. Each member's arithmetic is
-independent of its neighbours. On a CPU the members run one after another inside the program (a batched matrix product
-of many small matrices gains nothing there), on an accelerator side by side.
+Folds and seeds are axes of one program: every leaf of the state is `[folds, seeds, ...]`. Each member's
+arithmetic is independent of its neighbours. On a CPU the members run one after another inside the program (a
+batched matrix product of many small matrices gains nothing there), on an accelerator side by side.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import augment, bank as banks, learner, rollout
+from hyprl_jax import augment, learner, rollout
+from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.learner import LearnerState
@@ -32,7 +34,8 @@ class TrainingState(NamedTuple):
     best_score: jax.Array
     """float32: that regret, averaged over validation tasks and trials."""
     best_updates: jax.Array
-    """int32: the updates after which it was reached; 0 is the acquisition function that the policy starts from."""
+    """int32: the updates after which it was reached; 0 is the acquisition function that the policy starts
+    from."""
 
 
 class Program:
@@ -94,7 +97,8 @@ def over_members(function: Callable) -> Callable:
 
 
 def validate(params: Params, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> jax.Array:
-    """Normalised regret `[K, T]` of the greedy policy on the known tasks of a fold, each without its own group.
+    """Normalised regret `[K, T]` of the greedy policy on the known tasks of a fold, each without its own
+    group.
 
     For padded known tasks the numbers mean nothing.
     """
@@ -141,8 +145,8 @@ def _chunk(
 
 
 def _scores(params: Params, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> Metrics:
-    """Regret averaged over trials, on the training tasks and on the validation tasks (on the training tasks if there
-    are no validation tasks)."""
+    """Regret averaged over trials, on the training tasks and on the validation tasks (on the training tasks
+    if there are no validation tasks)."""
     regret = validate(params, bank, fold, config).mean(axis=1)
     places = jnp.arange(regret.shape[0])
     train = places < fold.trained

@@ -1,8 +1,8 @@
 """Playing episodes: a scan over trials for one episode, for any player; `vmap` over episodes is the caller's.
 
-A *player* is a pure function `act(memory, view, key) -> (memory, Choice)`: a Q-network, an acquisition function, a
-static list. All see the same `View` and go through the same loop, so that policies and baselines differ in what they
-choose and in nothing else.
+A *player* is a pure function `act(memory, view, key) -> (memory, Choice)`: a Q-network, an acquisition
+function, a static list. All see the same `View` and go through the same loop, so that policies and baselines
+differ in what they choose and in nothing else.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hyprl_jax.networks import CandidateInputs, Network, Params
 
 CONTEXT_FEATURES = (
     "share_of_trials", "trials_done", "trials_left", "begun", "latest_improvement", "latest_gap", "surprise",
-    "expected_deviation", "concentration_gentle", "concentration_sharp", "top_acquisition", "top_gap", "incumbent",
-    "latest_start",
+    "expected_deviation", "concentration_gentle", "concentration_sharp", "top_acquisition", "top_gap",
+    "incumbent", "latest_start",
 )  # fmt: skip
 """What the context reads before each choice, in the order of `View.context`."""
 
@@ -87,7 +87,8 @@ class Kept(NamedTuple):
     start: jax.Array
     """Scalar start value of the chosen candidate."""
     value: jax.Array
-    """Scalar: the value of the state, the largest legal Q-value (by double Q-learning with a target network)."""
+    """Scalar: the value of the state, the largest legal Q-value (by double Q-learning with a target
+    network)."""
     greedy: jax.Array
     """bool: the choice was the greedy one."""
 
@@ -230,10 +231,11 @@ def q_player(
 ) -> Act:
     """The epsilon-greedy player of a Q-network, which keeps `Kept`; its memory is made by `q_memory`.
 
-    With `target` parameters the values of states come from them (with `double`, of the action that `params` choose:
-    van Hasselt, Guez and Silver 2016). `exploration` `acquisition` explores in proportion to the acquisition function
-    instead of uniformly. With `branch` (int32 scalar) it explores at that trial only. `forced [T]` int32 actions are played whatever the network says: to look at a stored episode
-    with new parameters.
+    With `target` parameters the values of states come from them (with `double`, of the action that `params`
+    choose: van Hasselt, Guez and Silver 2016). `exploration` `acquisition` explores in proportion to the
+    acquisition function instead of uniformly. With `branch` (int32 scalar) it explores at that trial only.
+    `forced [T]` int32 actions are played whatever the network says: to look at a stored episode with new
+    parameters.
     """
 
     def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
@@ -274,8 +276,8 @@ def q_memory(network: Network, params: Params, target: Params | None, task: Task
 
 
 def ensemble_player(network: Network, config: NetworkConfig, members: Params) -> Act:
-    """The greedy player of the mean Q-value of several networks (leading axis of `members`); its memory is their
-    carries. It keeps nothing."""
+    """The greedy player of the mean Q-value of several networks (leading axis of `members`); its memory is
+    their carries. It keeps nothing."""
 
     def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
         del key
@@ -292,7 +294,8 @@ def ensemble_player(network: Network, config: NetworkConfig, members: Params) ->
 
 
 def score_player(score: Callable[[View, jax.Array], jax.Array]) -> Act:
-    """The player that takes the legal candidate with the largest `score(view, key) [N]`; no memory, keeps nothing."""
+    """The player that takes the legal candidate with the largest `score(view, key) [N]`; no memory, keeps
+    nothing."""
 
     def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
         return memory, Choice(explore.masked_argmax(score(view, key), view.observation.legal), None)

@@ -1,21 +1,23 @@
 """What is believed about the candidates of a task, updated after every trial at the cost of one row.
 
-Two sources are kept side by side, for one episode over N candidates with K known tasks (their surfaces `P [K, N]` in
-units of their own range, 0 to 1):
+Two sources are kept side by side, for one episode over N candidates with K known tasks (their surfaces `P
+[K, N]` in units of their own range, 0 to 1):
 
-*A Gaussian process* with prior mean `m = sum_k w_k P_k` and covariance `s sum_k w_k (P_k - m)(P_k - m)' + e k(x, x')`:
-how the known tasks vary together, plus a stationary kernel over encodings. Its posterior over the finite candidate set
-is updated incrementally (one row of the pivoted Cholesky factor a trial; Rasmussen and Williams 2006, A.4), so that a
-step costs O(T N) and nothing is ever factorised again. The objective of the task being played comes in raw units
-`y = (z - b) / a`; because the update is linear, the projections of `y`, of the constant and of the prior mean are kept
-apart and the scale `a` and shift `b` are estimated anew after each trial: `b` in closed form, `a` over a grid, both
-under priors from the known tasks' ranges.
+*A Gaussian process* with prior mean `m = sum_k w_k P_k` and covariance `s sum_k w_k (P_k - m)(P_k - m)' + e
+k(x, x')`: how the known tasks vary together, plus a stationary kernel over encodings. Its posterior over the
+finite candidate set is updated incrementally (one row of the pivoted Cholesky factor a trial; Rasmussen and
+Williams 2006, A.4), so that a step costs O(T N) and nothing is ever factorised again. The objective of the
+task being played comes in raw units
+`y = (z - b) / a`; because the update is linear, the projections of `y`, of the constant and of the prior
+mean are kept apart and the scale `a` and shift `b` are estimated anew after each trial: `b` in closed form,
+`a` over a grid, both under priors from the known tasks' ranges.
 
 *Retrieval*: known tasks weighted by how well they rank the tested pairs (in the spirit of two-stage transfer
-surrogates, Wistuba, Schilling and Schmidt-Thieme 2016), the weighted mean surface, and the improvement expected if the
-task were one of them, `sum_k w_k max(P_k(x) - max_tested P_k, 0)`. It needs no scale at all.
+surrogates, Wistuba, Schilling and Schmidt-Thieme 2016), the weighted mean surface, and the improvement
+expected if the task were one of them, `sum_k w_k max(P_k(x) - max_tested P_k, 0)`. It needs no scale at all.
 
-All functions are for a single episode; the caller vmaps. `Knowledge` and the surfaces are arguments, not state.
+All functions are for a single episode; the caller vmaps. `Knowledge` and the surfaces are arguments, not
+state.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ import jax.numpy as jnp
 from hyprl_jax.config import SurrogateConfig
 
 CANDIDATE_FEATURES = (
-    "log_acquisition", "log_acquisition_relative", "log_expected_improvement", "log_gain_gentle", "log_gain_sharp",
-    "posterior_gap", "posterior_deviation", "standardised_gap", "retrieved_gap_gentle", "retrieved_gap_sharp",
-    "prior_mean", "prior_deviation", "explored",
+    "log_acquisition", "log_acquisition_relative", "log_expected_improvement", "log_gain_gentle",
+    "log_gain_sharp", "posterior_gap", "posterior_deviation", "standardised_gap", "retrieved_gap_gentle",
+    "retrieved_gap_sharp", "prior_mean", "prior_deviation", "explored",
 )  # fmt: skip
 """Features of one candidate, in the order of the last axis of `features`."""
 
@@ -116,7 +118,8 @@ def know(
     config: SurrogateConfig,
 ) -> Knowledge:
     """Prior knowledge for the one who plays a task: `surfaces [K, N]`, `encodings [N, F]`, `lower, span [K]`,
-    `peers [K]` bool (which known tasks may be used). With `config.prior` `constant`, or no peers, the prior is flat."""
+    `peers [K]` bool (which known tasks may be used). With `config.prior` `constant`, or no peers, the prior
+    is flat."""
     chex.assert_rank([surfaces, encodings, lower, span, peers], [2, 2, 1, 1, 1])
     use = peers.astype(jnp.float32) if config.prior != "constant" else jnp.zeros(peers.shape, jnp.float32)
     weights = use / jnp.maximum(use.sum(), 1.0)
@@ -158,8 +161,9 @@ def covariance_row(known: Knowledge, action: jax.Array, config: SurrogateConfig)
 
 
 def rational_quadratic(x: jax.Array, others: jax.Array, lengthscale: jax.Array | float) -> jax.Array:
-    """`(1 + d^2 / (4 l^2))^-2 [N]`, the rational quadratic kernel with exponent 2 (Rasmussen and Williams 2006, eq.
-    4.19) between `x [F]` and `others [N, F]`: as smooth as the usual ones and free of transcendental functions."""
+    """`(1 + d^2 / (4 l^2))^-2 [N]`, the rational quadratic kernel with exponent 2 (Rasmussen and Williams
+    2006, eq. 4.19) between `x [F]` and `others [N, F]`: as smooth as the usual ones and free of
+    transcendental functions."""
     distance = (x @ x) + jnp.sum(others * others, axis=1) - 2.0 * (others @ x)
     ratio = jnp.maximum(distance, 0.0) / (4.0 * lengthscale**2)
     return 1.0 / (1.0 + ratio) ** 2
@@ -194,12 +198,13 @@ def update(
 
 
 def scale(known: Knowledge, state: SurrogateState) -> tuple[jax.Array, jax.Array]:
-    """Scale `a` and shift `b` (float32 scalars) that bring raw objectives to units of the task's range, `z = a y + b`.
+    """Scale `a` and shift `b` (float32 scalars) that bring raw objectives to units of the task's range, `z =
+    a y + b`.
 
-    Posterior means under the marginal likelihood of the Gaussian process: with whitened objective u_y, constant u_1 and
-    prior mean u_m the log-likelihood is `T log a - |a u_y + b u_1 - u_m|^2 / 2`, and `b ~ N(-a l, (a s)^2)` integrates
-    out, where l and s are mean and standard deviation of the known tasks' worst values; `log a` has a normal prior over
-    a grid, from the known tasks' ranges.
+    Posterior means under the marginal likelihood of the Gaussian process: with whitened objective u_y,
+    constant u_1 and prior mean u_m the log-likelihood is `T log a - |a u_y + b u_1 - u_m|^2 / 2`, and `b ~
+    N(-a l, (a s)^2)` integrates out, where l and s are mean and standard deviation of the known tasks' worst
+    values; `log a` has a normal prior over a grid, from the known tasks' ranges.
     """
     weights = known.weights
     log_scale = -jnp.log(jnp.maximum(known.span, 1e-12))
@@ -225,7 +230,8 @@ def scale(known: Knowledge, state: SurrogateState) -> tuple[jax.Array, jax.Array
 
 
 def cold_scale(state: SurrogateState) -> tuple[jax.Array, jax.Array]:
-    """`a`, `b` from the history alone: objectives standardised to mean 0 and variance 1 (a single one to 0)."""
+    """`a`, `b` from the history alone: objectives standardised to mean 0 and variance 1 (a single one to
+    0)."""
     seen = jnp.arange(state.objectives.shape[0]) < state.trial
     count = jnp.maximum(state.trial, 1)
     mean = jnp.sum(jnp.where(seen, state.objectives, 0.0)) / count
@@ -263,8 +269,8 @@ def believe(known: Knowledge, state: SurrogateState, legal: jax.Array, config: S
 
 
 def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Array) -> jax.Array:
-    """`[S, K]` softmax of minus `sharpness [S]` times the share of tested pairs that a known task ranks otherwise;
-    0 for tasks that may not be used (all 0 if none may)."""
+    """`[S, K]` softmax of minus `sharpness [S]` times the share of tested pairs that a known task ranks
+    otherwise; 0 for tasks that may not be used (all 0 if none may)."""
     done = state.trial.astype(jnp.float32)
     share = state.discordant / jnp.maximum(done * (done - 1.0) / 2.0, _PAIRS_LEAST)
     usable = known.weights > 0
@@ -275,20 +281,22 @@ def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Ar
 
 
 def expected_improvement(mean: jax.Array, deviation: jax.Array, incumbent: jax.Array) -> jax.Array:
-    """`E max(z - incumbent, 0)` for `z ~ N(mean, deviation^2)` (Jones, Schonlau and Welch 1998, eq. 15); any shape."""
+    """`E max(z - incumbent, 0)` for `z ~ N(mean, deviation^2)` (Jones, Schonlau and Welch 1998, eq. 15); any
+    shape."""
     ratio = (mean - incumbent) / deviation
     density = jnp.exp(-0.5 * ratio**2) * 0.3989422804014327
     return deviation * (ratio * jax.scipy.special.ndtr(ratio) + density)
 
 
 def acquisition(belief: Belief) -> jax.Array:
-    """`[N]` the classical acquisition that policies start from: expected improvement under the Gaussian process plus
-    half of that under each retrieval."""
+    """`[N]` the classical acquisition that policies start from: expected improvement under the Gaussian
+    process plus half of that under each retrieval."""
     return belief.expected_improvement + 0.5 * (belief.gains[0] + belief.gains[1])
 
 
 def features(known: Knowledge, state: SurrogateState, belief: Belief, legal: jax.Array) -> jax.Array:
-    """`[N, len(CANDIDATE_FEATURES)]` float32 features of the candidates, free of dimension and scale, about 0 to 1."""
+    """`[N, len(CANDIDATE_FEATURES)]` float32 features of the candidates, free of dimension and scale, about
+    0 to 1."""
     total = jnp.log(acquisition(belief) + _SMALL)
     top = jnp.max(jnp.where(legal, total, -jnp.inf), initial=jnp.log(_SMALL))
     improvement = jnp.log(belief.expected_improvement + _SMALL)

@@ -1,7 +1,9 @@
-"""Pretraining: the thin loop around the compiled chunk, with metrics, checkpoints, exact resume and a clean stop.
+"""Pretraining: the thin loop around the compiled chunk, with metrics, checkpoints, exact resume and a clean
+stop.
 
-A run is fully determined by its configuration, its collections (checked by hash on a resume), the machine and the
-number of devices: interrupted anywhere, `kill -9` included, and resumed, it ends with bitwise the same weights.
+A run is fully determined by its configuration, its collections (checked by hash on a resume), the machine
+and the number of devices: interrupted anywhere, `kill -9` included, and resumed, it ends with bitwise the
+same weights.
 """
 
 from __future__ import annotations
@@ -38,20 +40,21 @@ class TrainingData(NamedTuple):
     bank: SurfaceBank
     folds: Fold
     """Leaves `[folds, ...]`."""
-    index: BankIndex
+    names: BankIndex
     known: list[frozenset[str]]
     """Groups of the known tasks of each fold."""
 
     @property
     def hashes(self) -> dict[str, str]:
         """Content hash of each collection."""
-        return {table.collection: table.content_hash for table in self.index.tables}
+        return {table.collection: table.content_hash for table in self.names.tables}
 
 
 def train(config: TrainConfig, out: Path, silent: bool = False) -> Result:
     """Pretrains from the start into the new folder `out`.
 
-    Returns `{"run", "env_steps", "weights_sha256", "best_validation", "interrupted"}`, where `best_validation` is
+    Returns `{"run", "env_steps", "weights_sha256", "best_validation", "interrupted"}`, where
+    `best_validation` is
     `[folds][seeds]`.
 
     Raises:
@@ -66,10 +69,11 @@ def train(config: TrainConfig, out: Path, silent: bool = False) -> Result:
 
 
 def resume(path: Path, silent: bool = False) -> Result:
-    """Goes on with the run in `path` from its newest undamaged checkpoint (from the start if it has none yet).
+    """Goes on with the run in `path` from its newest undamaged checkpoint (from the start if it has none
+    yet).
 
-    A finished run is left as it is. Returns as `train`. Raises InputError if `path` is no run, its collections have
-    changed, or its checkpoints do not fit.
+    A finished run is left as it is. Returns as `train`. Raises InputError if `path` is no run, its
+    collections have changed, or its checkpoints do not fit.
     """
     run = RunFolder(path)
     config = from_dict(run.read_config())
@@ -165,7 +169,7 @@ def _save(
     metadata = {"chunks": chunks, "seconds": float(seconds), "collections": data.hashes}
     store.save(env_steps, state, metadata)
     width = candidate_width(data.bank, config)
-    save_policy(run, env_steps, state.best, data.index, data.bank, data.known, width)
+    save_policy(run, env_steps, state.best, data.names, data.bank, data.known, width)
 
 
 def _row(
@@ -190,8 +194,8 @@ def _row(
 def _words(metrics: Metrics) -> str:
     means = {name: float(np.mean(values)) for name, values in metrics.items()}
     return (
-        f"regret {means['regret_train']:.4f} on training, {means['regret_validation']:.4f} on validation tasks "
-        f"(best {means['best_validation']:.4f})"
+        f"regret {means['regret_train']:.4f} on training, {means['regret_validation']:.4f} on validation "
+        f"tasks (best {means['best_validation']:.4f})"
     )
 
 

@@ -1,8 +1,10 @@
-"""A Gaussian process that starts cold: no other task, objectives standardised by the history, lengthscale by evidence.
+"""A Gaussian process that starts cold: no other task, objectives standardised by the history, lengthscale by
+evidence.
 
-Several processes that differ in lengthscale are updated side by side; their expected improvements are averaged with
-weights proportional to their marginal likelihood of the history (Rasmussen and Williams 2006, eq. 2.30), which spares
-the user a choice and an optimiser in the loop. The first configuration is drawn at random.
+Several processes that differ in lengthscale are updated side by side; their expected improvements are
+averaged with weights proportional to their marginal likelihood of the history (Rasmussen and Williams 2006,
+eq. 2.30), which spares the user a choice and an optimiser in the loop. The first configuration is drawn at
+random.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ class ColdMemory(NamedTuple):
 def cold_config(lengthscale: jax.Array | float) -> SurrogateConfig:
     """A process with unit variance around a constant mean."""
     return dataclasses.replace(
-        SurrogateConfig(), prior="constant", encoding_variance=1.0, noise=_NOISE, lengthscale=lengthscale
+        SurrogateConfig(),
+        prior="constant",
+        encoding_variance=1.0,
+        noise=_NOISE,
+        lengthscale=lengthscale,  # type: ignore[arg-type]
     )
 
 

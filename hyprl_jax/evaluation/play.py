@@ -1,8 +1,8 @@
 """Playing the test tasks of a split with policies and baselines, on the device, vmapped over tasks and seeds.
 
-Compiled programs are kept by what shapes them, and tasks and known tasks are padded to common sizes, so that the many
-folds of a leave-one-out study compile once. A policy is refused on tasks that come from the same source data as those
-it was trained on.
+Compiled programs are kept by what shapes them, and tasks and known tasks are padded to common sizes, so that
+the many folds of a leave-one-out study compile once. A policy is refused on tasks that come from the same
+source data as those it was trained on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax import augment, bank as banks, rollout
+from hyprl_jax import augment, rollout
+from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.baselines import make_baseline
 from hyprl_jax.config import EnvConfig, NetworkConfig, SurrogateConfig
@@ -43,10 +44,13 @@ def play_methods(
 ) -> list[Played]:
     """What each method does on the test tasks of `split`, in the order of `methods`.
 
-    `policy` plays every training seed of `run` by itself (its seeds are theirs), `policy_ensemble` the mean Q-value of
-    all of them; methods that draw random numbers play every one of `seeds`, the others once.
+    `policy` plays every training seed of `run` by itself (its seeds are theirs), `policy_ensemble` the mean
+    Q-value of all of them; methods that draw random numbers play every one of `seeds`, the others once.
+    Beside a policy of several training seeds they play as many (ranks compare seed by seed): the first of
+    `seeds`, and the next numbers if short.
 
-    Raises InputError for an unknown method, a policy without a run, or test tasks that the policy was trained on.
+    Raises InputError for an unknown method, a policy without a run, or test tasks that the policy was
+    trained on.
     """
     if trials < 1:
         raise InputError(f"{trials} trials: give at least 1")
@@ -56,6 +60,7 @@ def play_methods(
             raise InputError("the method 'policy' needs a run: name its folder")
         policy = load_policy(run)
     beliefs = policy.config.surrogate if policy is not None else SurrogateConfig()
+    seeds = _paired(tuple(seeds), policy)
     bank, index = banks.pack([tables])
     fold = banks.make_fold(index, [split], size=len(index.tasks))
     rows = index.rows(tables.collection, split.test)
@@ -68,6 +73,14 @@ def play_methods(
         else:
             results.append(_play_baseline(method, beliefs, placed, rows, trials, tuple(seeds)))
     return results
+
+
+def _paired(seeds: tuple[int, ...], policy: TrainedPolicy | None) -> tuple[int, ...]:
+    number = len(policy.config.seeds) if policy is not None else 1
+    if number == 1:
+        return seeds
+    more = range(max(seeds, default=-1) + 1, max(seeds, default=-1) + 1 + number)
+    return (*seeds, *more)[:number]
 
 
 def _play_baseline(
@@ -106,7 +119,8 @@ def _play_policy(
 
 
 def _member(policy: TrainedPolicy, tables: TaskTables, split: Split) -> int:
-    """Which fold of the run may play the test tasks: the one of the same number that did not train on them."""
+    """Which fold of the run may play the test tasks: the one of the same number that did not train on
+    them."""
     config = policy.config
     place = config.folds.index(split.fold) if split.fold in config.folds else 0
     groups = dict(zip(tables.tasks, tables.groups, strict=True))
@@ -121,11 +135,12 @@ def _member(policy: TrainedPolicy, tables: TaskTables, split: Split) -> int:
 
 
 def _as_trained(policy: TrainedPolicy, tables: TaskTables, bank: SurfaceBank) -> SurfaceBank:
-    """The bank with features and metafeatures where the run had them; InputError for a collection it never saw."""
+    """The bank with features and metafeatures where the run had them; InputError for a collection it never
+    saw."""
     if tables.collection not in policy.collections:
         raise InputError(
-            f"the policy reads encodings or metafeatures and was not trained on {tables.collection!r}: train one with "
-            "--network.candidates surrogate and without --network.metafeatures"
+            f"the policy reads encodings or metafeatures and was not trained on {tables.collection!r}: "
+            "train one with --network.candidates surrogate and without --network.metafeatures"
         )
     offset = policy.metafeature_offsets[tables.collection]
     width = bank.metafeatures.shape[1]
