@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv as pa_csv
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.spaces import choice_text
@@ -20,6 +21,7 @@ from hyprl_jax.surfaces.reading import MAX_TABLE_BYTES, MAX_TABLE_COLUMNS, read_
 
 _MISSING = frozenset({"", "NA", "N/A", "null", "NULL", "None"})  # in columns of numbers
 _NAN = frozenset({"nan", "NaN", "NAN", "-nan", "+nan"})
+_BLOCK_BYTES = 8 * 2**20  # a row must fit into it
 _STRAY_SHARE = 0.1  # at most this share of odd texts among many numbers is taken for mistakes
 
 __all__ = ["LongTable", "column_names", "read_long_table"]
@@ -172,8 +174,20 @@ def _from_parquet(path: Path) -> LongTable:
     return LongTable(path.name, frame, nans)
 
 
+def _check_text(path: Path) -> None:
+    """Raise `InputError` with the row if the file is not UTF-8 throughout."""
+    with open(path, "rb") as file:
+        for row, line in enumerate(file):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                place = "the first line" if row == 0 else f"row {row - 1}"
+                raise InputError(f"{path.name}, {place}: is not UTF-8 text") from None
+
+
 def _from_csv(path: Path) -> LongTable:
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+    _check_text(path)
+    with open(path, encoding="utf-8-sig", newline="") as file:
         head = file.readline(2**20)
     separator = max(",;\t", key=head.count)
     header = [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
@@ -181,29 +195,32 @@ def _from_csv(path: Path) -> LongTable:
         raise InputError(
             f"{path.name}: the first line must hold 2 to {MAX_TABLE_COLUMNS} different column names"
         )
+    wrong: list[pa_csv.InvalidRow] = []
+
+    def refuse(row: pa_csv.InvalidRow) -> str:
+        wrong.append(row)
+        return "error"
+
     try:
-        frame = pd.read_csv(
+        table = pa_csv.read_csv(
             path,
-            sep=separator,
-            dtype="str",
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            header=0,
-            names=header,
-            index_col=False,
-            on_bad_lines="error",
-            skip_blank_lines=True,
-            engine="c",
+            pa_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES, skip_rows=1, column_names=header),
+            pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=refuse),
+            pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False),
         )
-    except (ValueError, pd.errors.ParserError, MemoryError) as error:
+    except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+        if wrong:
+            counts = f"{wrong[0].actual_columns} cells where the header has {wrong[0].expected_columns} names"
+            raise InputError(f"{path.name}, row {wrong[0].number - 2}: has {counts}") from None
         raise InputError(
             f"{path.name}: not a readable CSV file ({' '.join(str(error).split())[:200]})"
         ) from None
-    short = frame.isna().any(axis=1).to_numpy()
-    if short.any():
-        raise InputError(
-            f"{path.name}, row {int(np.argmax(short))}: has fewer cells than the header has names"
-        )
+    for name in header:
+        broken = pc.match_substring(table.column(name), "\n").to_numpy(zero_copy_only=False)
+        if broken.any():
+            row = int(np.argmax(broken))
+            raise InputError(f"{path.name}, row {row}: '{name}' goes on over lines; is a quote left open?")
+    frame = table.to_pandas(ignore_metadata=True)
     return LongTable(path.name, frame.apply(lambda column: column.str.strip()), {})
 
 

@@ -39,19 +39,31 @@ class TableOptions:
     """Which column is what, and what the card says. Several names are a tuple, or a text with commas.
 
     Attributes:
-        task: the column of the task. objective: the column of the objective. direction: "minimize" or
-        "maximize"; may be left out where the objective's name tells (accuracy, loss, ...). group: the
-        column of the task's group; without one every task is its own group. cost: the column of the cost.
-        fidelity: the column of the fidelity. repeat: the column of the repeat (a seed, a fold): whole
-        numbers from 0. config_id: the column that numbers the configurations; without one they are numbered
-        by appearance. hyperparameters: their columns; without any, all columns that nothing else names.
-        metafeatures: columns that describe the task, the same in all of its rows. other_objectives: columns
-        of further objectives. ignore: columns to leave out. space: a ConfigSpace JSON file; without one the
-        space is inferred from the table. name: name of the collection. unit: the unit of the objective.
-        cost_unit: the unit of the cost. fidelity_unit: the unit of the fidelity. lower: the least value the
-        objective can have, if known. upper: the largest value the objective can have, if known.
-        description: what the collection is. source: where it comes from. licence: its licence. citation:
-        how to cite it. repair: names of repair rules, or "all"; without any, every fault is refused.
+        task: the column of the task.
+        objective: the column of the objective.
+        direction: "minimize" or "maximize"; may be left out where the objective's name tells (accuracy,
+            loss, ...).
+        group: the column of the task's group; without one every task is its own group.
+        cost: the column of the cost.
+        fidelity: the column of the fidelity.
+        repeat: the column of the repeat (a seed, a fold): whole numbers from 0.
+        config_id: the column that numbers the configurations; without one they are numbered by appearance.
+        hyperparameters: their columns; without any, all columns that nothing else names.
+        metafeatures: columns that describe the task, the same in all of its rows.
+        other_objectives: columns of further objectives.
+        ignore: columns to leave out.
+        space: a ConfigSpace JSON file; without one the space is inferred from the table.
+        name: name of the collection.
+        unit: the unit of the objective.
+        cost_unit: the unit of the cost.
+        fidelity_unit: the unit of the fidelity.
+        lower: the least value the objective can have, if known.
+        upper: the largest value the objective can have, if known.
+        description: what the collection is.
+        source: where it comes from.
+        licence: its licence.
+        citation: how to cite it.
+        repair: names of repair rules, or "all"; without any, every fault is refused.
     """
 
     task: str = "task"
@@ -218,14 +230,14 @@ def _tasks(table: LongTable, options: TableOptions) -> pd.DataFrame:
     first_rows = np.unique(codes, return_index=True)[1]
     frame = pd.DataFrame({"task": tasks})
     described = {column: table.numbers(column) for column in column_names(options.metafeatures)}
-    groups = names if options.group is None else table.texts(options.group)
+    groups = names if options.group is None else table.texts(options.group).rename(options.group)
     for column, series in {"group": groups, **described}.items():
         values = pd.factorize(series)[0]  # equal numbers for equal cells, -1 for empty ones
         differs = np.flatnonzero(values != values[first_rows][codes])
         if len(differs):
             row = differs[0]
             raise InputError(
-                f"{table.name}, task '{names[row]}', row {row}: '{column}' is {series[row]}, "
+                f"{table.name}, task '{names[row]}', row {row}: '{series.name or column}' is {series[row]}, "
                 f"but {series[first_rows[codes[row]]]} in an earlier row of the task"
             )
         frame[column] = series.iloc[first_rows].reset_index(drop=True)
