@@ -18,6 +18,7 @@ from surface_examples import sampled_frame, small_collection, small_space
 from hyprl_jax.errors import InputError
 from hyprl_jax.surfaces import Collection, import_collection, load_tables, read_collection, validate_path
 from hyprl_jax.surfaces.importers.infer import infer_space
+from hyprl_jax.surfaces.repairs import REPAIRS
 from hyprl_jax.surfaces.space_json import space_to_json
 
 
@@ -343,3 +344,24 @@ def test_inferred_spaces_allow_what_they_were_inferred_from(seed: int, number: i
     configs["degree"] = configs["degree"].astype("float64")
     space = infer_space(configs.dropna(axis="columns", how="all"))
     assert set(space) == set(configs.dropna(axis="columns", how="all").columns)
+
+
+def test_the_example_of_the_guide(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = (repository / "docs" / "collections.md").read_text(encoding="utf-8")
+    example = guide.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/collections.md", "exec"), {})
+    assert "gamma | kernel == 'rbf'" in capsys.readouterr().out
+    tables = load_tables("mine")
+    assert tables.objective.shape == (6, 9)
+    assert not np.isnan(tables.objective).any()
+
+
+def test_the_guide_knows_every_rule(repository: Path) -> None:
+    guide = (repository / "docs" / "collections.md").read_text(encoding="utf-8")
+    for name, repair in REPAIRS.items():
+        assert f"`{name}`" in guide
+        for rule in repair.mends:
+            assert f"`{rule}`" in guide
