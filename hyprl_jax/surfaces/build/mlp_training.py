@@ -25,6 +25,7 @@ from hyprl_jax.surfaces.build.tasks import VALIDATION_ROWS
 MOST_CLASSES = 10
 FEATURE_BUCKETS = (8, 24, 64)
 VALIDATION_BUCKETS = (400, VALIDATION_ROWS)
+PLACES = (8, TOGETHER)  # how many configurations the compiled loop may hold
 EPSILON = 1e-8
 ACTIVATIONS = ("relu", "tanh", "silu")
 
@@ -139,7 +140,8 @@ def train_together(
     results = []
     for at in range(0, len(configs), TOGETHER):
         hypers = [hyper_of(config) for config in configs[at : at + TOGETHER]]
-        filled = hypers + hypers[:1] * (TOGETHER - len(hypers))
+        places = next(size for size in PLACES if size >= len(hypers))
+        filled = hypers + hypers[:1] * (places - len(hypers))
         stacked = Hyper(*(np.asarray(column, dtype=np.float32) for column in zip(*filled, strict=True)))
         errors, losses = _train_stacked(stacked, data, batches, noise)
         results.append(np.stack([errors, losses])[:, : len(hypers)])
