@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+NODES = np.polynomial.legendre.leggauss(200)
+
 
 @dataclass
 class EpisodeOracle:
@@ -202,7 +204,7 @@ def expected_improvement(mean: float, deviation: float, incumbent: float) -> flo
     low, high = max(incumbent, mean - 12 * deviation), mean + 12 * deviation
     if low >= high:
         return 0.0
-    nodes, weights = np.polynomial.legendre.leggauss(400)
+    nodes, weights = NODES
     z = low + (high - low) * (nodes + 1) / 2
     density = np.exp(-0.5 * ((z - mean) / deviation) ** 2) / (deviation * math.sqrt(2 * math.pi))
     return float((high - low) / 2 * np.sum(weights * (z - incumbent) * density))

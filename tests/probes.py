@@ -129,18 +129,15 @@ def probe_config(learner: dict[str, Any] | None = None, **parts: Any) -> TrainCo
     learns from
     nothing, constant exploration without baselines."""
     settings: dict[str, Any] = {
-        "episodes": 32, "plays": 1, "minibatches": 1, "epochs": 4, "updates": 120, "gamma": 1.0, "lambda_": 0.0,
-        "baseline": False, "exploration": "uniform", "epsilon_schedule": "constant", "epsilon_start": 1.0,
+        "episodes": 32, "plays": 1, "minibatches": 1, "epochs": 4, "updates": 120, "gamma": 1.0,
+        "lambda_": 0.0, "baseline": False, "exploration": "uniform", "epsilon_schedule": "constant", "epsilon_start": 1.0,
         "learning_rate": 1e-2, "reward_scale": 1.0, "average": 0.0, "warmup": 0, "max_gradient_norm": 10.0,
     }  # fmt: skip
     return TrainConfig(
         env=parts.pop("env", EnvConfig(trials=1, reward="raw")),
         augment=parts.pop("augment", PLAIN),
         surrogate=parts.pop("surrogate", SurrogateConfig(prior="constant")),
-        network=parts.pop(
-            "network",
-            NetworkConfig(context=16, hidden=16, candidates="both", residual=False, layer_norm=False),
-        ),
+        network=parts.pop("network", PROBE_NETWORK),
         learner=LearnerConfig(**{**settings, **(learner or {})}),
         updates_per_chunk=20,
         **parts,
