@@ -283,6 +283,26 @@ def test_constant_only_at_the_highest_fidelity_is_constant_all_the_same(tmp_path
     assert (fault.task, fault.rule) == ("task3", "constant-surface")
 
 
+def test_repeats_of_a_single_configuration_are_a_constant_surface(tmp_path: Path) -> None:
+    """The rows differ, but the surface, their mean, has a single point; so it has with means that agree."""
+
+    def change(frames: Frames) -> None:
+        rows = frames["evaluations"]
+        others = (rows["task"] == "task3") & (rows["config_id"] != 13)
+        rows.loc[others, "objective"] = np.nan
+        rows.loc[(rows["task"] == "task3") & ~others, "objective"] = [0.1, 0.2, 0.3, 0.4]
+        swapped = rows["task"] == "task4"
+        rows.loc[swapped, "objective"] = np.where(rows["repeat"] == rows["config_id"] % 20 // 10, 0.25, 0.75)[
+            swapped
+        ]
+
+    faults = validate_path(damaged(tmp_path, change))
+    assert [(fault.task, fault.rule) for fault in faults] == [
+        ("task3", "constant-surface"),
+        ("task4", "constant-surface"),
+    ]
+
+
 def test_unknown_repair_rules_are_refused(tmp_path: Path) -> None:
     folder = write_collection(small_collection(), tmp_path / "small")
     with pytest.raises(InputError, match="no repair rule 'magic'"):

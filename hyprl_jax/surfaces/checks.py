@@ -155,7 +155,7 @@ def _evaluation_faults(collection: Collection) -> Iterator[Fault]:
     yield from _rows(file, outside & np.isfinite(numbers), "objective-out-of-bounds", message, names, values)
     yield from _column_faults(evaluations)
     yield from _duplicate_faults(evaluations, task_codes, config_codes)
-    yield from _surface_faults(evaluations, task_codes, tasks)
+    yield from _surface_faults(evaluations, task_codes, config_codes, tasks)
 
 
 def _column_faults(evaluations: pd.DataFrame) -> Iterator[Fault]:
@@ -195,20 +195,27 @@ def _duplicate_faults(
     )
 
 
-def _surface_faults(evaluations: pd.DataFrame, task_codes: np.ndarray, tasks: pd.Series) -> Iterator[Fault]:
-    """Tasks without evaluations, with a single one, or with the same value everywhere."""
+def _surface_faults(
+    evaluations: pd.DataFrame, task_codes: np.ndarray, config_codes: np.ndarray, tasks: pd.Series
+) -> Iterator[Fault]:
+    """Tasks whose surface, the mean over repeats at the highest fidelity, is empty or the same everywhere."""
     numbers = evaluations["objective"].to_numpy()
-    used = highest_fidelity(evaluations, task_codes, len(tasks)) & (task_codes >= 0) & np.isfinite(numbers)
-    count = np.bincount(task_codes[used], minlength=len(tasks))
+    used = highest_fidelity(evaluations, task_codes, len(tasks)) & np.isfinite(numbers)
+    used &= (task_codes >= 0) & (config_codes >= 0)
+    width = int(config_codes.max(initial=0)) + 1
+    cells, inverse = np.unique(task_codes[used] * width + config_codes[used], return_inverse=True)
+    count = np.bincount(inverse, minlength=len(cells))
+    means = np.bincount(inverse, weights=numbers[used], minlength=len(cells)) / np.maximum(count, 1)
+    owners = cells // width
     low, high = np.full(len(tasks), np.inf), np.full(len(tasks), -np.inf)
-    np.minimum.at(low, task_codes[used], numbers[used])
-    np.maximum.at(high, task_codes[used], numbers[used])
+    np.minimum.at(low, owners, means)
+    np.maximum.at(high, owners, means)
+    sizes = np.bincount(owners, minlength=len(tasks))
     for index, task in enumerate(tasks):
-        if count[index] == 0:
+        if sizes[index] == 0:
             message = "the task has no evaluation with a value (at its highest fidelity)"
             yield Fault("evaluations.parquet", str(task), None, "empty-surface", message)
         elif low[index] == high[index]:
-            message = (
-                f"constant surface: all {count[index]} values are {low[index]:g}, so nothing can be chosen"
-            )
+            value = f"{sizes[index]} configurations with a value have {low[index]:g}"
+            message = f"constant surface: all {value}, so nothing can be chosen"
             yield Fault("evaluations.parquet", str(task), None, "constant-surface", message)
