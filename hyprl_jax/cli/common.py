@@ -125,12 +125,12 @@ def print_json(result: dict[str, Any]) -> None:
 
 
 def print_text(text: Sequence[RenderableType]) -> None:
-    """Prints what a reader sees, as wide as the terminal, or 110 columns where there is none."""
+    """Prints what a reader sees, as wide as the terminal; where there is none, as wide as it is."""
     if not text:
         return
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 110
+    width = None if sys.stdout.isatty() else 240
     console = Console(file=sys.stdout, width=width, highlight=False, soft_wrap=not sys.stdout.isatty())
     for part in text:
         console.print(part, markup=False)

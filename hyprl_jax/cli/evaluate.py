@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hyprl_jax.config import TrainConfig
 
-BASELINES = ("random", "mean_list", "portfolio", "gp_ei", "prior_ei")
+POLICIES = ("policy", "policy_ensemble")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,8 @@ class EvaluateOptions:
     fold: Annotated[str | None, tyro.conf.arg(metavar="K[,K..]|all", help_behavior_hint="")] = None
     """Folds of the split; the tasks of several are pooled."""
     methods: tuple[str, ...] = ()
-    """Any of policy, random, mean_list, portfolio, gp_ei, prior_ei (default: all of them)."""
+    """Any of policy, policy_ensemble (the mean Q-value of all seeds), random, mean_list, portfolio, gp_ei,
+    prior_ei and start (what policies start from); default: all but start."""
     trials: int | None = None
     """Configurations tested on each task."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0, 1, 2, 3, 4)
@@ -89,11 +90,9 @@ def run_evaluate(options: EvaluateOptions) -> Outcome:
 def plan_study(options: EvaluateOptions) -> Study:
     """The options with their gaps filled from the run; UsageError where nothing tells."""
     config = _run_config(options.run) if options.run is not None else None
-    methods = options.methods or (("policy",) if options.run is not None else ()) + BASELINES
-    if "policy" in methods and options.run is None:
-        raise UsageError(
-            "the method `policy` needs a run: `hyprl evaluate RUN ...`, or leave it out of --methods"
-        )
+    methods = options.methods or _all_methods(config)
+    if set(POLICIES) & set(methods) and config is None:
+        raise UsageError("a policy needs a run: `hyprl evaluate RUN ...`, or leave it out of --methods")
     collections = options.collections or (config.collections if config else ())
     if not collections:
         raise UsageError("nothing to play: name collections (`--collections mlp`); see `hyprl surfaces list`")
@@ -103,10 +102,10 @@ def plan_study(options: EvaluateOptions) -> Study:
         folds = config.folds if config else (0,)
     return Study(
         collections=collections,
-        split=options.split or (config.split if config else "kfold5"),
+        split=options.split if options.split is not None else (config.split if config else "kfold5"),
         folds=folds,
         methods=methods,
-        trials=options.trials or (config.env.trials if config else 25),
+        trials=options.trials if options.trials is not None else (config.env.trials if config else 25),
     )
 
 
@@ -121,6 +120,14 @@ def read_folds(text: str) -> tuple[int, ...] | None:
     if not folds or min(folds) < 0 or len(set(folds)) != len(folds):
         raise UsageError(f"--fold is {text!r}: give different numbers from 0 on, as `0,1,2`, or `all`")
     return folds
+
+
+def _all_methods(config: TrainConfig | None) -> tuple[str, ...]:
+    from hyprl_jax.baselines import BASELINES
+
+    if config is None:
+        return BASELINES
+    return (POLICIES if len(config.seeds) > 1 else POLICIES[:1]) + BASELINES
 
 
 def _run_config(run: Path) -> TrainConfig:

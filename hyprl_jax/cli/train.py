@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from hyprl_jax.cli.common import Command, JsonFlag, Outcome, UsageError, read_options
+from hyprl_jax.cli.common import INTERRUPTED, Command, JsonFlag, Outcome, UsageError, read_options
 from hyprl_jax.config import TrainConfig, from_dict
 from hyprl_jax.errors import InputError
 
@@ -77,30 +78,27 @@ def read_config_file(path: Path) -> TrainConfig:
 def run_train(options: TrainOptions) -> Outcome:
     """Trains or resumes; says where the run is and how good its best policies are."""
     from hyprl_jax import training
+    from hyprl_jax.runs import RunFolder
 
     if options.resume is not None:
+        for change in RunFolder(options.resume).version_changes():
+            print(f"note: since the run was started: {change}", file=sys.stderr)
         result = training.resume(options.resume)
     else:
         out = options.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
         result = training.train(options.settings, out)
+    if result["interrupted"]:
+        return Outcome(result, [f"stopped after {result['env_steps']:,} environment steps"], INTERRUPTED)
     return Outcome(result, _summary(result))
 
 
 def _summary(result: dict[str, Any]) -> list[str]:
     run = result["run"]
-    return [
-        f"trained {result['env_steps']:,} environment steps; the run is in {run}",
-        f"best validation regret: {_numbers(result['best_validation'])}",
-        f"evaluate it: hyprl evaluate {run} --methods policy,mean_list,portfolio --out {run}/evaluation",
-    ]
-
-
-def _numbers(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_numbers(item) for item in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_numbers(item)}" for name, item in value.items())
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    lines = [f"trained {result['env_steps']:,} environment steps; the run is in {run}"]
+    for fold, scores in enumerate(result["best_validation"]):
+        shown = ", ".join(f"{score:.4f}" for score in scores)
+        lines.append(f"best regret on validation tasks, fold {fold} of the run, each seed: {shown}")
+    return [*lines, f"evaluate it with: hyprl evaluate {run} --out {run}/evaluation"]
 
 
 def _expand_aliases(words: list[str]) -> list[str]:
