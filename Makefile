@@ -1,6 +1,7 @@
 # make run    sets up .venv, pretrains a policy on the shipped response surfaces, evaluates it on held-out tasks
 # make test   sets up .venv, checks style and types, runs the tests
-# Variables:  VENV=.venv  PYTHON=python3.12  RUN=runs/NAME  PYTEST_ARGS="-k bank"
+# Variables:  VENV=.venv  PYTHON=python3.12  RUN=runs/NAME  COLLECTIONS=svm  FOLD=1  SEEDS=0,1  TRIALS=50
+#             TRAIN_ARGS="--learner.updates 100"  PYTEST_ARGS="-k bank"
 
 SHELL := /bin/bash
 VENV ?= .venv
@@ -14,8 +15,9 @@ COLLECTIONS ?= mlp
 SPLIT ?= kfold5
 FOLD ?= 0
 SEEDS ?= 0,1,2,3
-METHODS ?= policy,random,mean_list,portfolio,gp_ei,prior_ei
+METHODS ?= policy,policy_ensemble,random,mean_list,portfolio,gp_ei,prior_ei
 TRIALS ?= 25
+TRAIN_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all lint types format bench clean
@@ -34,7 +36,7 @@ $(VENV)/.installed-test: $(INSTALLED)
 run: $(VENV)/.installed-run
 	@run="$(RUN)"; set -e; \
 	$(BIN)/python -m hyprl_jax train --collections $(COLLECTIONS) --split $(SPLIT) --fold $(FOLD) \
-	    --seed $(SEEDS) --out "$$run"; \
+	    --seed $(SEEDS) --env.trials $(TRIALS) $(TRAIN_ARGS) --out "$$run"; \
 	$(BIN)/python -m hyprl_jax evaluate "$$run" --collections $(COLLECTIONS) --split $(SPLIT) --fold $(FOLD) \
 	    --methods $(METHODS) --trials $(TRIALS) --out "$$run/evaluation"
 
