@@ -66,7 +66,8 @@ class _QModule(nn.Module):
             self.cell = nn.LSTMCell(config.context)
         self.read = nn.Dense(config.context)
         if config.metafeatures:
-            self.remember = nn.Dense(config.context * (2 if config.cell == "lstm" else 1))
+            width = config.context * (2 if config.cell == "lstm" else 1)
+            self.remember = nn.Dense(width, kernel_init=_fan_in)
         if config.layer_norm:
             self.context_norm = nn.LayerNorm()
             self.head_norms = [nn.LayerNorm() for _ in range(config.layers)]
@@ -81,18 +82,17 @@ class _QModule(nn.Module):
 
     def initial_carry(self, metafeatures: jax.Array) -> Carry:
         width = self.config.context
-        zeros = jnp.zeros(width, jnp.float32)
         if self.config.metafeatures:
             first = jnp.tanh(self.remember(metafeatures))
         else:
             first = jnp.zeros(2 * width if self.config.cell == "lstm" else width, jnp.float32)
-        if self.config.cell == "lstm":
-            return first[:width], first[width:]
-        return first if self.config.cell == "gru" else zeros
+        return (first[:width], first[width:]) if self.config.cell == "lstm" else first
 
     def advance(self, carry: Carry, context: jax.Array) -> tuple[Carry, jax.Array]:
         hidden = jnp.tanh(self.read(context))
-        if self.config.cell != "none":
+        if self.config.cell == "none":  # nothing is remembered but what the metafeatures said
+            hidden = hidden + carry
+        else:
             carry, hidden = self.cell(carry, hidden)
         return carry, self.context_norm(hidden) if self.config.layer_norm else hidden
 
@@ -144,3 +144,8 @@ class FlaxNetwork:
 def _small(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Small random weights: near-zero Q-values with distinct gradients."""
     return 0.01 * jax.random.normal(key, shape, dtype)
+
+
+def _fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Flax's usual start, and nothing at all for an input of no width (a collection without metafeatures)."""
+    return nn.initializers.lecun_normal()(key, shape, dtype) if shape[0] else jnp.zeros(shape, dtype)
