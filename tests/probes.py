@@ -130,8 +130,9 @@ def probe_config(learner: dict[str, Any] | None = None, **parts: Any) -> TrainCo
     nothing, constant exploration without baselines."""
     settings: dict[str, Any] = {
         "episodes": 32, "plays": 1, "minibatches": 1, "epochs": 4, "updates": 120, "gamma": 1.0,
-        "lambda_": 0.0, "baseline": False, "exploration": "uniform", "epsilon_schedule": "constant", "epsilon_start": 1.0,
-        "learning_rate": 1e-2, "reward_scale": 1.0, "average": 0.0, "warmup": 0, "max_gradient_norm": 10.0,
+        "lambda_": 0.0, "baseline": False, "exploration": "uniform", "epsilon_schedule": "constant",
+        "epsilon_start": 1.0, "learning_rate": 1e-2, "reward_scale": 1.0, "average": 0.0, "warmup": 0,
+        "max_gradient_norm": 10.0,
     }  # fmt: skip
     return TrainConfig(
         env=parts.pop("env", EnvConfig(trials=1, reward="raw")),

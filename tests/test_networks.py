@@ -1,0 +1,163 @@
+"""The Q-network: any number of candidates in any order, the promised start, and gradients everywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyprl_jax.config import NetworkConfig
+from hyprl_jax.networks import CandidateInputs, FlaxNetwork
+
+META, CONTEXT, FEATURES, STEPS = 3, 5, 4, 2
+SMALL = NetworkConfig(context=6, hidden=7)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "metafeatures": {"metafeatures": True},
+    "no residual": {"residual": False},
+    "no dueling": {"dueling": False},
+    "no layer norm": {"layer_norm": False},
+    "no hidden layer": {"layers": 0},
+    "two hidden layers": {"layers": 2},
+    "plain": {"residual": False, "dueling": False, "layer_norm": False, "metafeatures": True},
+}
+
+
+def variants() -> list[Any]:
+    cases = [("gru", option) for option in OPTIONS]
+    cases += [(cell, option) for cell in ("lstm", "none") for option in ("metafeatures", "plain")]
+    return [pytest.param(dataclasses.replace(SMALL, cell=c, **OPTIONS[o]), id=f"{c}, {o}") for c, o in cases]
+
+
+@cache
+def parameters(config: NetworkConfig) -> Any:
+    return FlaxNetwork(config).init(jax.random.key(0), META, CONTEXT, FEATURES)
+
+
+def shaken(params: Any, seed: int = 1) -> Any:
+    """Parameters away from their special start."""
+    leaves, structure = jax.tree.flatten(params)
+    random = np.random.default_rng(seed)
+    return structure.unflatten(
+        [leaf + 0.3 * random.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
+    )
+
+
+def random_inputs(candidates: int, seed: int = 0) -> tuple[jax.Array, jax.Array, CandidateInputs]:
+    """Metafeatures `[M]`, contexts `[STEPS, G]` and candidates."""
+    random = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
+    return (
+        draw(META),
+        draw(STEPS, CONTEXT),
+        CandidateInputs(draw(candidates, FEATURES), -jnp.abs(draw(candidates))),
+    )
+
+
+@partial(jax.jit, static_argnames="config")
+def unrolled(config: NetworkConfig, params: Any, inputs: tuple) -> jax.Array:
+    """Q-values `[STEPS, N]` of the same candidates after each context."""
+    network = FlaxNetwork(config)
+    metafeatures, contexts, candidates = inputs
+    carry, values = network.initial_carry(params, metafeatures), []
+    for context in contexts:
+        carry, hidden = network.advance(params, carry, context)
+        values.append(network.values(params, hidden, candidates))
+    return jnp.stack(values)
+
+
+@pytest.mark.parametrize("config", variants())
+def test_every_parameter_has_a_finite_gradient_and_a_use(config: NetworkConfig) -> None:
+    """At the start and after it; only behind a last layer that starts at zero may gradients be zero at
+    first."""
+    inputs = random_inputs(5)
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=(STEPS, 5)), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(weights * unrolled(config, params, inputs))))
+    for params in (parameters(config), shaken(parameters(config))):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(params)))
+    unused = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(shaken(parameters(config))))
+        if not np.abs(leaf).max() > 0
+    ]
+    assert not unused, "these parameters change nothing"
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_values_follow_their_candidates(cell: str) -> None:
+    """Another order, or fewer candidates, changes no candidate's value."""
+    config = dataclasses.replace(SMALL, cell=cell, layers=2)
+    params, inputs = shaken(parameters(config)), random_inputs(9)
+    everything = np.asarray(unrolled(config, params, inputs))
+    assert everything.shape == (STEPS, 9) and everything.dtype == np.float32
+    for chosen in (np.random.default_rng(0).permutation(9), np.array([4]), np.array([8, 0, 3])):
+        part = (inputs[0], inputs[1], jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], inputs[2]))
+        np.testing.assert_allclose(unrolled(config, params, part), everything[:, chosen], atol=1e-5)
+
+
+@pytest.mark.parametrize("dueling", [True, False])
+def test_a_residual_network_starts_as_the_acquisition(dueling: bool) -> None:
+    config = dataclasses.replace(SMALL, dueling=dueling)
+    for seed in range(3):
+        params = FlaxNetwork(config).init(jax.random.key(seed), META, CONTEXT, FEATURES)
+        inputs = random_inputs(20, seed)
+        values = np.asarray(unrolled(config, params, inputs))
+        for step in range(STEPS):
+            assert np.array_equal(np.argsort(values[step]), np.argsort(inputs[2].start))
+        assert values.max() <= 0.0 if dueling else True
+
+
+def test_the_correction_is_bounded() -> None:
+    """However large the parameters, corrections stay within twice the limit of one another."""
+    config = dataclasses.replace(SMALL, residual_limit=0.5, layer_norm=False)
+    params = jax.tree.map(lambda leaf: 50.0 * leaf, shaken(parameters(config)))
+    params = {**params, "scale": jax.tree.map(jnp.zeros_like, params["scale"])}
+    inputs = random_inputs(30)
+    level = inputs[2]._replace(start=jnp.zeros(30))
+    spread = np.ptp(np.asarray(unrolled(config, params, (*inputs[:2], level))), axis=1)
+    unit = np.asarray(
+        unrolled(config, parameters(config), (*inputs[:2], level._replace(start=-jnp.arange(30.0))))
+    )
+    one = -np.diff(unit[0])[0]  # one unit of log-acquisition at the start, in Q-values
+    assert (spread <= 2 * 0.5 * one + 1e-5).all() and spread.max() > 0.5 * one
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_recurrent_cells_remember_and_the_other_does_not(cell: str) -> None:
+    first, second = random_inputs(4, 0), random_inputs(4, 1)
+    other = (first[0], second[1].at[-1].set(first[1][-1]), first[2])
+    for name, remembers in ((cell, True), ("none", False)):
+        config = dataclasses.replace(SMALL, cell=name)
+        params = shaken(parameters(config))
+        last = [unrolled(config, params, inputs)[-1] for inputs in (first, other)]
+        assert (not np.allclose(*last)) == remembers, name
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_metafeatures_matter_only_if_asked(cell: str) -> None:
+    first = random_inputs(4)
+    other = (first[0] + 1.0, *first[1:])
+    for asked in (True, False):
+        config = dataclasses.replace(SMALL, cell=cell, metafeatures=asked)
+        params = shaken(parameters(config))
+        assert (not np.allclose(unrolled(config, params, first), unrolled(config, params, other))) == asked
+
+
+def test_a_task_without_metafeatures_is_no_obstacle() -> None:
+    config = dataclasses.replace(SMALL, metafeatures=True)
+    params = FlaxNetwork(config).init(jax.random.key(0), 0, CONTEXT, FEATURES)
+    _, contexts, candidates = random_inputs(4)
+    assert np.isfinite(unrolled(config, params, (jnp.zeros(0), contexts, candidates))).all()
+
+
+def test_parameters_are_float32_and_depend_on_the_key() -> None:
+    network = FlaxNetwork(SMALL)
+    one, same, other = (network.init(jax.random.key(k), META, CONTEXT, FEATURES) for k in (0, 0, 1))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(one))
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, same)), strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
