@@ -31,6 +31,22 @@ def real_task(
     )
 
 
+def numbered_variant(task: Task, number: jax.Array) -> Task:
+    """Variant `number` (int32 scalar) of a task: 0 is the task as it is, any other has about half of its
+    candidates, the same half whenever it is asked for, with their best and worst objective."""
+    key = jax.random.fold_in(jax.random.key(0), number)
+    kept = jax.random.bernoulli(key, 0.5, task.legal.shape) | (number == 0)
+    legal = jnp.where(jnp.any(task.legal & kept), task.legal & kept, task.legal)
+    return _bounded(task._replace(legal=legal))
+
+
+def _bounded(task: Task) -> Task:
+    """The task with best and worst of the candidates that it offers."""
+    best = jnp.max(jnp.where(task.legal, task.objective, -jnp.inf))
+    worst = jnp.min(jnp.where(task.legal, task.objective, jnp.inf))
+    return task._replace(best=best, worst=worst)
+
+
 def draw_columns(key: jax.Array, total: int, number: int) -> jax.Array:
     """`number` different columns out of `total`, int32, in rising order; all of them if `number` is 0 or too
     large."""
@@ -73,15 +89,16 @@ def synthetic_task(
     span = (bank.best[first] - bank.worst[first]) * jnp.exp(config.rescale * jax.random.normal(stretch))
     objective = bank.worst[first] + span * unit
     allowed = peers(bank, fold, first, leave_out) & _remembered(forget, bank, fold, config)
-    return Task(
+    task = Task(
         objective=objective,
         legal=legal,
-        best=jnp.max(jnp.where(legal, objective, -jnp.inf)),
-        worst=jnp.min(jnp.where(legal, objective, jnp.inf)),
+        best=bank.best[first],
+        worst=bank.worst[first],
         peers=jnp.where(mixed, allowed & peers(bank, fold, second, leave_out), allowed),
         metafeatures=share * metafeatures[first] + (1.0 - share) * metafeatures[second],
         collection=bank.collection[first],
     )
+    return _bounded(task)
 
 
 def _remembered(key: jax.Array, bank: SurfaceBank, fold: Fold, config: AugmentConfig) -> jax.Array:

@@ -73,18 +73,22 @@ class SurrogateConfig:
     """Learned mean and covariance, learned mean only, or neither (a cold start)."""
     leave_out: bool = True
     """Leave the group of the played task out of its own prior (off only to show what it costs)."""
-    encoding_variance: float = sweepable(0.05)
+    tune: bool = True
+    """Choose `encoding_variance` and `gain_weight` by playing the known tasks; see `hyprl_jax.tuning`."""
+    encoding_variance: float = sweepable(0.1)
     """Prior variance that is explained by the encodings alone, in squared units of a task's range."""
     learned_variance: float = sweepable(1.0)
     """Factor on the covariance of the training surfaces."""
-    lengthscale: float = sweepable(1.0)
+    lengthscale: float = sweepable(1.2)
     """Lengthscale of the kernel over encodings."""
-    noise: float = sweepable(0.002)
+    noise: float = sweepable(0.003)
     """Variance of the observation noise, in squared units of a task's range."""
     sharpness_low: float = sweepable(8.0)
     """Softmax factor of the gentle retrieval weights."""
     sharpness_high: float = sweepable(32.0)
     """Softmax factor of the sharp retrieval weights."""
+    gain_weight: float = sweepable(0.4)
+    """Weight of each retrieval's expected gain in the acquisition function that policies start from."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,9 @@ class TrainConfig:
     """Seeds; several are trained side by side."""
     validation_fraction: float = 0.2
     """Part of the training tasks that is kept for choosing the best policy."""
+    validation_plays: int = 8
+    """Times that each task is played in a validation: once as it is, then over random halves of its
+    candidates."""
     updates_per_chunk: int = 20
     """Updates in one compiled chunk, between two validations."""
     checkpoint_seconds: float = 30.0
@@ -286,7 +293,8 @@ def check(config: TrainConfig) -> None:
         "env.trials": config.env.trials, "network.context": network.context, "network.hidden": network.hidden,
         "learner.episodes": learner.episodes, "learner.plays": learner.plays, "learner.updates":
         learner.updates, "learner.minibatches": learner.minibatches, "learner.epochs": learner.epochs,
-        "learner.n_step": learner.n_step, "updates_per_chunk": config.updates_per_chunk,
+        "learner.n_step": learner.n_step, "validation_plays": config.validation_plays,
+        "updates_per_chunk": config.updates_per_chunk,
     }  # fmt: skip
     for name, value in at_least_one.items():
         if value < 1:

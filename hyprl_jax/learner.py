@@ -25,7 +25,7 @@ import optax
 from hyprl_jax import augment, replay, returns, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
-from hyprl_jax.config import LearnerConfig, TrainConfig
+from hyprl_jax.config import LearnerConfig, SurrogateConfig, TrainConfig
 from hyprl_jax.env import Task
 from hyprl_jax.explore import SCHEDULES
 from hyprl_jax.networks import CandidateInputs, FlaxNetwork, Params
@@ -120,9 +120,10 @@ def init(key: jax.Array, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> 
 
 
 def update(
-    state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig
+    state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig, beliefs: SurrogateConfig
 ) -> tuple[LearnerState, dict[str, jax.Array]]:
-    """One update; metrics are float32 scalars."""
+    """One update, with the surrogate `beliefs` (those of `config`, perhaps tuned); metrics are float32
+    scalars."""
     learner = config.learner
     key, play_key, fit_key, replay_key = jax.random.split(state.key, 4)
     task_key, column_key, episode_key = jax.random.split(play_key, 3)
@@ -135,7 +136,7 @@ def update(
         groups = jax.random.randint(column_key, (learner.episodes // learner.plays,), 0, config.env.trials)
         branch = jnp.repeat(groups, learner.plays)
         epsilon = (jnp.arange(learner.episodes) % learner.plays > 0).astype(jnp.float32)
-    record = _play(state, offered, fold, tasks, episode_key, epsilon, config, branch=branch)
+    record = _play(state, offered, fold, tasks, episode_key, epsilon, config, beliefs, branch=branch)
     batch = make_batch(record, tasks, config)
     if branch is not None:
         at = jnp.arange(config.env.trials) == branch[:, None]
@@ -150,7 +151,7 @@ def update(
     if learner.replay != "none":
         stored = Stored(tasks, record.action, jnp.broadcast_to(columns, (learner.episodes, columns.shape[0])))
         buffer = replay.add(buffer, stored)
-        batch, sampled = _from_replay(state, buffer, bank, fold, replay_key, config)
+        batch, sampled = _from_replay(state, buffer, bank, fold, replay_key, config, beliefs)
     params, optimizer, loss, errors = fit(state, batch, fit_key, config)
     if learner.replay == "prioritised" and sampled is not None:
         buffer = replay.update_priorities(buffer, sampled, errors)
@@ -269,6 +270,7 @@ def _play(
     key: jax.Array,
     epsilon: jax.Array | float,
     config: TrainConfig,
+    beliefs: SurrogateConfig,
     forced: jax.Array | None = None,
     branch: jax.Array | None = None,
 ) -> Record:
@@ -282,14 +284,20 @@ def _play(
             double=learner.double, exploration=learner.exploration, forced=actions,
         )  # fmt: skip
         memory = rollout.q_memory(network, state.params, state.target, task)
-        return rollout.play(act, memory, shared, task, episode_key, config.env, config.surrogate)
+        return rollout.play(act, memory, shared, task, episode_key, config.env, beliefs)
 
     keys = jax.random.split(key, tasks.best.shape[0])
     return jax.vmap(one)(tasks, keys, forced, branch, jnp.broadcast_to(epsilon, tasks.best.shape))
 
 
 def _from_replay(
-    state: LearnerState, buffer: Any, bank: SurfaceBank, fold: Fold, key: jax.Array, config: TrainConfig
+    state: LearnerState,
+    buffer: Any,
+    bank: SurfaceBank,
+    fold: Fold,
+    key: jax.Array,
+    config: TrainConfig,
+    beliefs: SurrogateConfig,
 ) -> tuple[Batch, jax.Array]:
     """A batch of stored episodes seen with the current parameters, and their places in the buffer `[E]`.
 
@@ -309,7 +317,7 @@ def _from_replay(
     def again(task: Task, actions: jax.Array, columns: jax.Array, episode_key: jax.Array) -> Record:
         offered = banks.take_candidates(bank, columns)
         one = jax.tree.map(lambda leaf: leaf[None], task)
-        record = _play(state, offered, fold, one, episode_key, 0.0, config, actions[None])
+        record = _play(state, offered, fold, one, episode_key, 0.0, config, beliefs, actions[None])
         return jax.tree.map(lambda leaf: leaf[0], record)
 
     keys = jax.random.split(play_key, learner.episodes)

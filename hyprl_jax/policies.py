@@ -22,6 +22,7 @@ from hyprl_jax.learner import candidate_width
 from hyprl_jax.networks import FlaxNetwork, Params
 from hyprl_jax.rollout import CONTEXT_FEATURES
 from hyprl_jax.runs import RunFolder
+from hyprl_jax.tuning import Tuned
 
 _FOLDER = "policy"
 
@@ -32,6 +33,8 @@ class TrainedPolicy:
 
     config: TrainConfig
     params: Params
+    tuned: Tuned
+    """What the surrogate was tuned to, `[folds, seeds]`."""
     collections: tuple[str, ...]
     groups: tuple[frozenset[str], ...]
     """For each fold, the groups that it was trained or validated on."""
@@ -44,6 +47,7 @@ def save_policy(
     run: RunFolder,
     step: int,
     params: Params,
+    tuned: Tuned,
     index: BankIndex,
     bank: SurfaceBank,
     known: list[frozenset[str]],
@@ -62,7 +66,9 @@ def save_policy(
         "metafeature_offsets": offsets,
         "candidate_features": width,
     }
-    CheckpointStore(run.path / _FOLDER, keep=2).save(step, params, metadata)
+    CheckpointStore(run.path / _FOLDER, keep=2).save(
+        step, {"params": params, "tuned": tuned._asdict()}, metadata
+    )
 
 
 def load_policy(path: Path) -> TrainedPolicy:
@@ -85,10 +91,13 @@ def load_policy(path: Path) -> TrainedPolicy:
 
     single = jax.eval_shape(make, jax.random.key(0))
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*members, *leaf.shape), leaf.dtype), single)
-    params = jax.tree.map(jnp.asarray, store.restore(target).state)
+    number = jax.ShapeDtypeStruct(members, jnp.float32)
+    wanted = {"params": target, "tuned": dict.fromkeys(Tuned._fields, number)}
+    stored = jax.tree.map(jnp.asarray, store.restore(wanted).state)
     return TrainedPolicy(
         config=config,
-        params=params,
+        params=stored["params"],
+        tuned=Tuned(**stored["tuned"]),
         collections=tuple(metadata["collections"]),
         groups=tuple(frozenset(groups) for groups in metadata["groups"]),
         encoding_features=metadata["encoding_features"],

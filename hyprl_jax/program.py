@@ -15,12 +15,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import augment, learner, rollout
+from hyprl_jax import augment, learner, rollout, tuning
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.learner import LearnerState
 from hyprl_jax.networks import FlaxNetwork, Params
+from hyprl_jax.tuning import Tuned
 
 Metrics = dict[str, jax.Array]
 
@@ -29,6 +30,8 @@ class TrainingState(NamedTuple):
     """The state of a run; every leaf has leading axes `[folds, seeds]`."""
 
     learner: LearnerState
+    tuned: Tuned
+    """What the surrogate was tuned to on the known tasks of the fold."""
     best: Params
     """Averaged parameters with the best validation regret so far."""
     best_score: jax.Array
@@ -43,12 +46,16 @@ class Program:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        self._tune = jax.jit(partial(_tune, config=config))
         self._start = jax.jit(over_members(partial(_start, config=config)))
         self._chunk = jax.jit(over_members(partial(_chunk, config=config)), donate_argnums=0)
 
     def start(self, bank: SurfaceBank, folds: Fold) -> TrainingState:
         """The state before training, validated once; leaves of `folds` are `[folds, ...]`."""
-        return self._start(self.keys(), bank, folds)
+        tuned = self._tune(bank, folds)
+        seeds = len(self.config.seeds)
+        tuned = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], seeds, axis=1), tuned)
+        return self._start((self.keys(), tuned), bank, folds)
 
     def chunk(self, state: TrainingState, bank: SurfaceBank, folds: Fold) -> tuple[TrainingState, Metrics]:
         """The state after `config.updates_per_chunk` updates and a validation, and metrics `[folds, seeds]`.
@@ -96,9 +103,11 @@ def over_members(function: Callable) -> Callable:
     return all_members
 
 
-def validate(params: Params, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> jax.Array:
-    """Normalised regret `[K, T]` of the greedy policy on the known tasks of a fold, each without its own
-    group.
+def validate(params: Params, tuned: Tuned, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> jax.Array:
+    """Normalised regret `[K, V, T]` of the greedy policy on the known tasks of a fold, each without its own
+    group, in each of V = `config.validation_plays` plays: one of the task as it is, the others over halves of
+    its candidates that are the same at every validation. A few dozen greedy episodes are a coarse measure;
+    the halves refine it.
 
     For padded known tasks the numbers mean nothing.
     """
@@ -106,36 +115,56 @@ def validate(params: Params, bank: SurfaceBank, fold: Fold, config: TrainConfig)
     shared = rollout.background(bank, fold)
     metafeatures = banks.standardised_metafeatures(bank, fold)
     act = rollout.q_player(network, config.network, params)
+    beliefs = tuning.with_tuned(config.surrogate, tuned)
 
-    def one(row: jax.Array) -> jax.Array:
+    def one(row: jax.Array, number: jax.Array) -> jax.Array:
         task = augment.real_task(bank, fold, metafeatures, row, config.surrogate.leave_out)
+        task = augment.numbered_variant(task, number)
         memory = rollout.q_memory(network, params, None, task)
         key = jax.random.key(0)  # a greedy player draws nothing
-        return rollout.play(act, memory, shared, task, key, config.env, config.surrogate).regret
+        return rollout.play(act, memory, shared, task, key, config.env, beliefs).regret
 
-    return jax.vmap(one)(fold.known)
+    numbers = jnp.arange(config.validation_plays)
+    return jax.vmap(lambda row: jax.vmap(lambda number: one(row, number))(numbers))(fold.known)
 
 
-def _start(key: jax.Array, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> TrainingState:
+def _tune(bank: SurfaceBank, folds: Fold, config: TrainConfig) -> Tuned:
+    """What each fold's surrogate is tuned to, `[folds]`."""
+
+    def one(fold: Fold) -> Tuned:
+        if not config.surrogate.tune:
+            return tuning.untuned(config.surrogate)
+        return tuning.tune(bank, fold, config.env, config.surrogate)
+
+    return jax.lax.map(one, folds)
+
+
+def _start(
+    given: tuple[jax.Array, Tuned], bank: SurfaceBank, fold: Fold, config: TrainConfig
+) -> TrainingState:
+    key, tuned = given
     state = learner.init(key, bank, fold, config)
-    scores = _scores(state.average, bank, fold, config)
+    scores = _scores(state.average, tuned, bank, fold, config)
     best = jax.tree.map(jnp.copy, state.average)
-    return TrainingState(state, best, scores["regret_validation"], jnp.int32(0))
+    return TrainingState(state, tuned, best, scores["regret_validation"], jnp.int32(0))
 
 
 def _chunk(
     state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig
 ) -> tuple[TrainingState, Metrics]:
+    beliefs = tuning.with_tuned(config.surrogate, state.tuned)
+
     def one(carry: LearnerState, _: None) -> tuple[LearnerState, Metrics]:
-        return learner.update(carry, bank, fold, config)
+        return learner.update(carry, bank, fold, config, beliefs)
 
     learned, metrics = jax.lax.scan(one, state.learner, None, length=config.updates_per_chunk)
-    scores = _scores(learned.average, bank, fold, config)
+    scores = _scores(learned.average, state.tuned, bank, fold, config)
     score = scores["regret_validation"]
     better = score < state.best_score
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), learned.average, state.best)
     after = TrainingState(
         learned,
+        state.tuned,
         best,
         jnp.where(better, score, state.best_score),
         jnp.where(better, learned.updates, state.best_updates),
@@ -144,10 +173,10 @@ def _chunk(
     return after, {**summary, **scores, "best_validation": after.best_score}
 
 
-def _scores(params: Params, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> Metrics:
-    """Regret averaged over trials, on the training tasks and on the validation tasks (on the training tasks
-    if there are no validation tasks)."""
-    regret = validate(params, bank, fold, config).mean(axis=1)
+def _scores(params: Params, tuned: Tuned, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> Metrics:
+    """Regret averaged over trials and plays, on the training tasks and on the validation tasks (on the
+    training tasks if there are no validation tasks)."""
+    regret = validate(params, tuned, bank, fold, config).mean(axis=(1, 2))
     places = jnp.arange(regret.shape[0])
     train = places < fold.trained
     validation = fold.usable & ~train

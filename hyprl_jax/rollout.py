@@ -167,16 +167,18 @@ def look(
     observation = env.observe(task, state, config)
     legal = observation.legal
     belief = surrogate.believe(known, belief_state, legal, beliefs)
-    log_acquisition = jnp.log(surrogate.acquisition(belief) + 1e-5)
-    top = jnp.max(jnp.where(legal, log_acquisition, -jnp.inf), initial=jnp.log(1e-5))
-    context = _context(observation, belief, latest, top, config)
+    acquisition = surrogate.acquisition(belief, beliefs)
+    top = jnp.maximum(jnp.max(jnp.where(legal, acquisition, 0.0), initial=0.0), 1e-12)
+    # The floor is relative: late in an episode all improvements are small, and their order still matters.
+    start = jnp.minimum(jnp.log(acquisition / top + 1e-3), 0.0)
+    context = _context(observation, belief, latest, jnp.log(top + 1e-5), config)
     return View(
         observation,
         known,
         belief_state,
         belief,
-        surrogate.features(known, belief_state, belief, legal),
-        jnp.minimum(log_acquisition - top, 0.0),
+        surrogate.features(known, belief_state, belief, legal, beliefs),
+        start,
         context,
     )
 

@@ -242,8 +242,11 @@ def cold_scale(state: SurrogateState) -> tuple[jax.Array, jax.Array]:
 
 def believe(known: Knowledge, state: SurrogateState, legal: jax.Array, config: SurrogateConfig) -> Belief:
     """The belief about all candidates; `legal [N]` bool are those that may still be tested."""
-    cold = config.prior == "constant"
-    factor, shift = cold_scale(state) if cold else scale(known, state)
+    factor, shift = cold_scale(state)
+    if config.prior != "constant":  # with no task to learn from, any prior is a cold start
+        informed = jnp.any(known.weights > 0)
+        learned = scale(known, state)
+        factor, shift = jnp.where(informed, learned[0], factor), jnp.where(informed, learned[1], shift)
     objective, one, mean = state.projections
     posterior = known.mean - mean + factor * objective + shift * one
     deviation = jnp.sqrt(jnp.maximum(state.variance, 1e-8))
@@ -277,7 +280,8 @@ def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Ar
     logits = jnp.where(usable, -sharpness[:, None] * share, -jnp.inf)
     logits = logits - jnp.max(jnp.where(usable, logits, -1e30), axis=1, keepdims=True)
     weights = jnp.where(usable, jnp.exp(logits), 0.0)
-    return weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-30)
+    # The best usable task weighs 1 before normalisation: a smaller sum means that there is none.
+    return weights / jnp.maximum(weights.sum(1, keepdims=True), 1.0)
 
 
 def expected_improvement(mean: jax.Array, deviation: jax.Array, incumbent: jax.Array) -> jax.Array:
@@ -288,16 +292,18 @@ def expected_improvement(mean: jax.Array, deviation: jax.Array, incumbent: jax.A
     return deviation * (ratio * jax.scipy.special.ndtr(ratio) + density)
 
 
-def acquisition(belief: Belief) -> jax.Array:
+def acquisition(belief: Belief, config: SurrogateConfig) -> jax.Array:
     """`[N]` the classical acquisition that policies start from: expected improvement under the Gaussian
-    process plus half of that under each retrieval."""
-    return belief.expected_improvement + 0.5 * (belief.gains[0] + belief.gains[1])
+    process plus `gain_weight` times that under each retrieval."""
+    return belief.expected_improvement + config.gain_weight * (belief.gains[0] + belief.gains[1])
 
 
-def features(known: Knowledge, state: SurrogateState, belief: Belief, legal: jax.Array) -> jax.Array:
+def features(
+    known: Knowledge, state: SurrogateState, belief: Belief, legal: jax.Array, config: SurrogateConfig
+) -> jax.Array:
     """`[N, len(CANDIDATE_FEATURES)]` float32 features of the candidates, free of dimension and scale, about
     0 to 1."""
-    total = jnp.log(acquisition(belief) + _SMALL)
+    total = jnp.log(acquisition(belief, config) + _SMALL)
     top = jnp.max(jnp.where(legal, total, -jnp.inf), initial=jnp.log(_SMALL))
     improvement = jnp.log(belief.expected_improvement + _SMALL)
     gains = jnp.log(belief.gains + _SMALL)

@@ -169,7 +169,7 @@ def _save(
     metadata = {"chunks": chunks, "seconds": float(seconds), "collections": data.hashes}
     store.save(env_steps, state, metadata)
     width = candidate_width(data.bank, config)
-    save_policy(run, env_steps, state.best, data.names, data.bank, data.known, width)
+    save_policy(run, env_steps, state.best, state.tuned, data.names, data.bank, data.known, width)
 
 
 def _row(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax import augment, rollout
+from hyprl_jax import augment, rollout, tuning
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.baselines import make_baseline
@@ -29,6 +29,7 @@ from hyprl_jax.policies import TrainedPolicy, load_policy
 from hyprl_jax.surfaces import Split, TaskTables
 
 _TASKS_AT_ONCE = 16  # test tasks are padded to a multiple of it
+_TUNED = {"prior_ei": False, "start": True}  # tuned on the known tasks like a policy: with retrieval?
 _POLICIES = ("policy", "policy_ensemble")
 
 Program = Callable[..., jax.Array]
@@ -93,8 +94,12 @@ def _play_baseline(
 ) -> Played:
     stochastic = make_baseline(method, beliefs).stochastic
     used = seeds if stochastic else seeds[:1]
-    program = _baseline_program(method, EnvConfig(trials=trials), beliefs)
-    actions, seconds = _timed(program, rows, placed, jnp.asarray(used))
+    env = EnvConfig(trials=trials)
+    tuned = tuning.untuned(beliefs)
+    if beliefs.tune and method in _TUNED:
+        tuned = _tuning_program(env, beliefs, _TUNED[method])(*placed)
+    program = _baseline_program(method, env, beliefs)
+    actions, seconds = _timed(program, rows, placed, (jnp.asarray(used), tuned))
     return Played(method, actions, used, seconds)
 
 
@@ -108,13 +113,14 @@ def _play_policy(
     trials: int,
 ) -> Played:
     place = _member(policy, tables, split)
-    members = jax.tree.map(lambda leaf: jnp.asarray(leaf[place]), policy.params)
+    members = jax.tree.map(lambda leaf: leaf[place], policy.params)
+    tuned = jax.tree.map(lambda leaf: leaf[place, 0], policy.tuned)
     bank, fold = placed
     if policy.config.network.candidates != "surrogate" or policy.config.network.metafeatures:
         bank = _as_trained(policy, tables, bank)
     env = EnvConfig(trials=trials)
     program = _policy_program(method, env, policy.config.surrogate, policy.config.network)
-    actions, seconds = _timed(program, rows, (bank, fold), members)
+    actions, seconds = _timed(program, rows, (bank, fold), (members, tuned))
     return Played(method, actions, policy.config.seeds if method == "policy" else (0,), seconds)
 
 
@@ -169,11 +175,21 @@ def _timed(
 
 
 @lru_cache(maxsize=64)
+def _tuning_program(env: EnvConfig, beliefs: SurrogateConfig, retrieval: bool) -> Callable[..., tuning.Tuned]:
+    """`(bank, fold) -> Tuned`."""
+    return jax.jit(lambda bank, fold: tuning.tune(bank, fold, env, beliefs, retrieval))
+
+
+@lru_cache(maxsize=64)
 def _baseline_program(method: str, env: EnvConfig, beliefs: SurrogateConfig) -> Program:
-    """`(bank, fold, rows [R], seeds [S]) -> actions [R, S, T]`."""
+    """`(bank, fold, rows [R], (seeds [S], tuned)) -> actions [R, S, T]`."""
     baseline = make_baseline(method, beliefs)
 
-    def play(bank: SurfaceBank, fold: Fold, rows: jax.Array, seeds: jax.Array) -> jax.Array:
+    def play(
+        bank: SurfaceBank, fold: Fold, rows: jax.Array, given: tuple[jax.Array, tuning.Tuned]
+    ) -> jax.Array:
+        seeds, tuned = given
+        used = tuning.with_tuned(baseline.beliefs, tuned)
         shared = rollout.background(bank, fold)
         metafeatures = banks.standardised_metafeatures(bank, fold)
 
@@ -181,7 +197,7 @@ def _baseline_program(method: str, env: EnvConfig, beliefs: SurrogateConfig) -> 
             task = augment.real_task(bank, fold, metafeatures, row)
             key = jax.random.fold_in(jax.random.key(seed), row)
             memory = baseline.memory(shared, task, env)
-            record = rollout.play(baseline.act, memory, shared, task, key, env, baseline.beliefs)
+            record = rollout.play(baseline.act, memory, shared, task, key, env, used)
             return jnp.where(record.valid, record.action, -1)
 
         return jax.vmap(lambda row: jax.vmap(lambda seed: one(row, seed))(seeds))(rows)
@@ -193,10 +209,12 @@ def _baseline_program(method: str, env: EnvConfig, beliefs: SurrogateConfig) -> 
 def _policy_program(
     method: str, env: EnvConfig, beliefs: SurrogateConfig, network_config: NetworkConfig
 ) -> Program:
-    """`(bank, fold, rows [R], members [S, ...]) -> actions [R, S, T]`; S is 1 for the ensemble."""
+    """`(bank, fold, rows [R], (members [S, ...], tuned)) -> actions [R, S, T]`; S is 1 for the ensemble."""
     network = FlaxNetwork(network_config)
 
-    def play(bank: SurfaceBank, fold: Fold, rows: jax.Array, members: Params) -> jax.Array:
+    def play(bank: SurfaceBank, fold: Fold, rows: jax.Array, given: tuple[Params, tuning.Tuned]) -> jax.Array:
+        members, tuned = given
+        used = tuning.with_tuned(beliefs, tuned)
         shared = rollout.background(bank, fold)
         metafeatures = banks.standardised_metafeatures(bank, fold)
         key = jax.random.key(0)  # a greedy player draws nothing
@@ -204,13 +222,13 @@ def _policy_program(
         def alone(params: Params, task: Any) -> jax.Array:
             act = rollout.q_player(network, network_config, params)
             memory = rollout.q_memory(network, params, None, task)
-            record = rollout.play(act, memory, shared, task, key, env, beliefs)
+            record = rollout.play(act, memory, shared, task, key, env, used)
             return jnp.where(record.valid, record.action, -1)
 
         def together(task: Any) -> jax.Array:
             act = rollout.ensemble_player(network, network_config, members)
             memory = jax.vmap(lambda params: network.initial_carry(params, task.metafeatures))(members)
-            record = rollout.play(act, memory, shared, task, key, env, beliefs)
+            record = rollout.play(act, memory, shared, task, key, env, used)
             return jnp.where(record.valid, record.action, -1)[None]
 
         def one(row: jax.Array) -> jax.Array:
