@@ -140,9 +140,11 @@ def test_schedules(schedule: dict, expected: list[float]) -> None:
 
 
 def test_training_together_equals_training_alone() -> None:
+    """For learning rates at which training is not chaotic, where rounding errors would grow."""
     task = load_task("blobs_a-noisy", 0)
     features, labels, held_out, truth = mlp._arrays(task, task.splits[0])
-    configs = [one for one in sample_configs(mlp.space(), 40, 0) if one["batch_size"] == 32][:10]
+    sample = [one for one in sample_configs(mlp.space(), 120, 0) if one["batch_size"] == 32]
+    configs = [one for one in sample if one["learning_rate"] < 0.02][:10]
     data = ((features, labels), (held_out, truth), task.classes, Schedule(5, 1, 11))
     together = train_together(configs, *data)
     again = train_together(configs, *data)
@@ -150,7 +152,7 @@ def test_training_together_equals_training_alone() -> None:
     for number in range(2):
         np.testing.assert_array_equal(together[number], again[number])
         apart = np.concatenate([one[number] for one in alone])
-        np.testing.assert_allclose(together[number], apart, rtol=1e-3, atol=5e-3)
+        np.testing.assert_allclose(together[number], apart, rtol=1e-4, atol=2e-3)
     assert together[0].shape == (10, 5)
 
 

@@ -75,7 +75,7 @@ def test_a_piece_computed_again_gives_the_shipped_numbers(shipped: Path, name: s
     """Up to a few validation rows: another processor or library may round differently."""
     plan = make_plan(RECIPES[name], 0, ["moons-full"], None)
     piece = plan.pieces[0]
-    rows = piece.config_ids[:6]
+    rows = piece.config_ids if name == "mlp" else piece.config_ids[:6]
     found = train_piece(plan.recipe, "moons-full", [plan.configs[at] for at in rows], 0)
     tables = load_tables(shipped / name)
     np.testing.assert_array_equal(tables.config_ids, np.arange(len(plan.configs)))

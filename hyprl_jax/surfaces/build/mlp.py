@@ -180,6 +180,8 @@ def recipe() -> Recipe:
             "Initial weights, batch order and dropout noise of a task are common to all its configurations.",
             f"Where a task has more than {MOST_SPLITS} splits, the first {MOST_SPLITS} are used.",
             "An epoch shows 384 training rows: a task with fewer shows each of them several times.",
+            "Where the learning rate is far too high, training is chaotic: another machine, which rounds "
+            "differently, gets other, equally valid values there.",
             "Schedules run over all epochs of the curve: an early epoch is not a short schedule.",
         ),
     )

@@ -3,7 +3,8 @@
 Every network has the shapes of the widest and deepest one; units beyond its width are multiplied by zero and
 layers beyond its depth are skipped, so it computes exactly what the narrow network would. Optimizers share
 one update rule with different coefficients. Initial weights, batch order and dropout noise do not depend on
-the configuration, which makes a result independent of what it was trained together with (up to rounding).
+the configuration, so a result does not depend on what it was trained together with, but for rounding. (Where
+the learning rate is far too high, training is chaotic and rounding grows into visible differences.)
 
 `train_together` is the entry; `forward`, `update` and `Hyper` are pure functions and arrays of single
 configurations.
