@@ -1,0 +1,119 @@
+"""Training of the default agent: compiled updates on many episodes, beside one episode at a time from Python.
+
+Batched, an update draws synthetic tasks, plays all episodes, makes targets and fits the network, in one
+compiled program.
+
+The loop does the same with the same environment, network, candidates, synthetic tasks, exploration and
+targets, the conventional way: a compiled function draws one task, a second one plays one trial and is
+called from Python, which reads back whether the episode is over; after each episode a third one makes its
+targets and takes one gradient step on it. (The batched side takes `epochs` times `minibatches` steps on all
+its episodes.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from hyprl_jax import augment, learner, rollout
+from hyprl_jax import bank as banks
+from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax.bench.problem import Problem
+from hyprl_jax.bench.rollouts import Episode, Trial, begin_episode, one_trial
+from hyprl_jax.bench.timing import Side
+from hyprl_jax.config import TrainConfig
+from hyprl_jax.learner import LearnerState
+from hyprl_jax.networks import FlaxNetwork, Params
+from hyprl_jax.rollout import Record
+
+
+def batched_side(problem: Problem) -> Side:
+    """Updates with the parallel episodes of the problem's configuration."""
+    config = problem.config
+    init = jax.jit(partial(learner.init, config=config))
+    update = jax.jit(partial(learner.update, config=config), donate_argnums=0)
+    states = [init(jax.random.key(0), problem.bank, problem.fold)]
+
+    def run() -> None:
+        states[0], metrics = update(states[0], problem.bank, problem.fold)
+        jax.block_until_ready((states[0], metrics))
+
+    return Side(run, config.learner.episodes * config.env.trials)
+
+
+def loop_side(problem: Problem, episodes: int) -> Side:
+    """Episode by episode, one gradient step after each."""
+    config = one_at_a_time(problem.config)
+    init = jax.jit(partial(learner.init, config=config))
+    begin = jax.jit(partial(_begin_synthetic, config=config))
+    trial = jax.jit(partial(_exploring_trial, config=config))
+    fit = jax.jit(partial(_fit_episode, config=config), donate_argnums=0)
+    states = [init(jax.random.key(0), problem.bank, problem.fold)]
+    keys = [
+        [jax.block_until_ready(key) for key in jax.random.split(episode_key, config.env.trials + 1)]
+        for episode_key in jax.random.split(jax.random.key(1), episodes)
+    ]
+
+    def run() -> None:
+        for first, *trial_keys in keys:
+            state = states[0]
+            episode = begin(state.params, problem.bank, problem.fold, first)
+            trials = []
+            for key in trial_keys:
+                episode, result = trial(state.params, episode, key)
+                trials.append(result)
+                if bool(result.over):
+                    break
+            states[0] = fit(state, episode, trials, first)
+        jax.block_until_ready(states[0])
+
+    return Side(run, episodes * config.env.trials)
+
+
+def one_at_a_time(config: TrainConfig) -> TrainConfig:
+    """The configuration of the loop: a batch is one episode, and is used once."""
+    single = dataclasses.replace(
+        config.learner, episodes=1, plays=1, minibatches=1, epochs=1, baseline=False, replay="none"
+    )
+    return dataclasses.replace(config, learner=single)
+
+
+def _begin_synthetic(
+    params: Params, bank: SurfaceBank, fold: Fold, key: jax.Array, config: TrainConfig
+) -> Episode:
+    column_key, task_key = jax.random.split(key)
+    columns = augment.draw_columns(column_key, bank.legal.shape[1], config.augment.candidates)
+    offered = banks.take_candidates(bank, columns)
+    task = jax.tree.map(lambda leaf: leaf[0], learner.draw_tasks(task_key, offered, fold, config))
+    return begin_episode(params, rollout.background(offered, fold), task, config)
+
+
+def _exploring_trial(
+    params: Params, episode: Episode, key: jax.Array, config: TrainConfig
+) -> tuple[Episode, Trial]:
+    act = rollout.q_player(
+        FlaxNetwork(config.network),
+        config.network,
+        params,
+        config.learner.epsilon_start,
+        exploration=config.learner.exploration,
+    )
+    return one_trial(episode, act, key, config)
+
+
+def _fit_episode(
+    state: LearnerState, episode: Episode, trials: list[Trial], key: jax.Array, config: TrainConfig
+) -> LearnerState:
+    """The state after a gradient step on one episode."""
+    played: Trial = jax.tree.map(lambda *leaves: jnp.stack(leaves)[None], *trials)
+    nothing = jnp.zeros_like(played.reward)
+    record = Record(played.action, nothing, played.reward, played.over, played.valid, nothing, played.kept)
+    tasks = jax.tree.map(lambda leaf: leaf[None], episode.task)
+    batch = learner.make_batch(record, tasks, config)
+    params, optimizer, _, _ = learner.fit(state, batch, key, config)
+    decay = config.learner.average
+    average = jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, state.average, params)
+    return state._replace(params=params, average=average, optimizer=optimizer, updates=state.updates + 1)
