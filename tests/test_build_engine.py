@@ -129,12 +129,20 @@ def test_a_killed_build_goes_on_and_ends_the_same(
 def test_workers_do_not_outlive_a_killed_build(tmp_path: Path) -> None:
     process = run(tmp_path / "killed", 2)
     wait_for_pieces(tmp_path / "killed.work", 1, process)
-    members = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _group_of(pid) == process.pid]
-    assert len(members) >= 3  # the build and two workers
+    assert len(members(process.pid)) >= 3  # the build and two workers
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+    wait_until_gone(process.pid)
+
+
+def members(group: int) -> list[str]:
+    """The living processes of a process group."""
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and _group_of(pid) == group]
+
+
+def wait_until_gone(group: int) -> None:
     deadline = time.monotonic() + 60
-    while any(_group_of(str(pid)) == process.pid for pid in members):
+    while members(group):
         assert time.monotonic() < deadline, "a worker is still running"
         time.sleep(0.05)
 
@@ -146,6 +154,19 @@ def _group_of(pid: str) -> int | None:
     except OSError:
         return None
     return None if fields[0] == "Z" else int(fields[2])
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_sigterm_stops_after_a_piece_and_leaves_no_process(tmp_path: Path, jobs: int) -> None:
+    process = run(tmp_path / "stopped", jobs)
+    wait_for_pieces(tmp_path / "stopped.work", 1, process)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0 and b"build again to go on" in said
+    assert not (tmp_path / "stopped").exists()
+    assert 2 <= len(list((tmp_path / "stopped.work").glob("*.parquet"))) < 9
+    assert not list((tmp_path / "stopped.work").glob("*.partial"))
+    wait_until_gone(process.pid)
 
 
 def test_ctrl_c_keeps_the_finished_pieces(tmp_path: Path) -> None:

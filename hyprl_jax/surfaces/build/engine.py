@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from hyprl_jax.errors import InputError
+from hyprl_jax.interrupts import StopSignal
 from hyprl_jax.surfaces.build.metafeatures import metafeatures
 from hyprl_jax.surfaces.build.pieces import Piece, WorkFolder, open_work_folder
 from hyprl_jax.surfaces.build.progress import Progress
@@ -29,6 +31,7 @@ from hyprl_jax.surfaces.build.sampling import sample_configs
 from hyprl_jax.surfaces.build.tasks import TASKS, load_task
 from hyprl_jax.surfaces.build.workers import available_cores, compute
 
+STOPPING = "stopping after this piece (once more to stop at once); build again to go on from here"
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "ConfigSpace", "jax")
 
 
@@ -157,11 +160,14 @@ def _compute_missing(plan: Plan, work: WorkFolder, workers: int, progress: Progr
     if progress is not None:
         progress(done, total, "kept from before" if done else "started")
     jobs = [(piece, [plan.configs[at] for at in piece.config_ids]) for piece in missing]
-    for piece, columns in compute(plan.recipe, jobs, plan.seed, workers):
-        work.save(piece, columns)
-        done += 1
-        if progress is not None:
-            progress(done, total, piece.task)
+    with StopSignal(STOPPING) as stop, closing(compute(plan.recipe, jobs, plan.seed, workers)) as finished:
+        for piece, columns in finished:
+            work.save(piece, columns)
+            done += 1
+            if progress is not None:
+                progress(done, total, piece.task)
+            if stop.requested:
+                raise KeyboardInterrupt
 
 
 def _task_table(plan: Plan) -> pd.DataFrame:

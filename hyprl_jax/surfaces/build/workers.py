@@ -7,7 +7,7 @@ Workers are started afresh (spawned), so they inherit no threads of JAX; each us
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -28,7 +28,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def compute(recipe: Recipe, jobs: Sequence[Job], seed: int, workers: int) -> Iterator[tuple[Piece, Columns]]:
+def compute(
+    recipe: Recipe, jobs: Sequence[Job], seed: int, workers: int
+) -> Generator[tuple[Piece, Columns], None, None]:
     """Train every piece and yield it when it is done; with one worker in this process and in order."""
     if workers <= 1 or len(jobs) <= 1:
         for piece, configs in jobs:
@@ -48,7 +50,7 @@ def train_piece(recipe: Recipe, task: str, configs: list[dict[str, Any]], seed: 
 
 def _in_processes(
     recipe: Recipe, jobs: Sequence[Job], seed: int, workers: int
-) -> Iterator[tuple[Piece, Columns]]:
+) -> Generator[tuple[Piece, Columns], None, None]:
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
