@@ -1,0 +1,352 @@
+"""The learner: values of probe tasks that are known, targets against loops, every option alive, nothing
+leaked."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache, partial
+from itertools import permutations
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from probes import (
+    PLAIN,
+    make_tables,
+    on_device,
+    probe_bank,
+    probe_config,
+    small_bank,
+    split_of,
+    with_learner,
+)
+
+from hyprl_jax import bank as banks
+from hyprl_jax import learner, rollout
+from hyprl_jax.augment import real_task
+from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax.config import (
+    AugmentConfig,
+    EnvConfig,
+    LearnerConfig,
+    NetworkConfig,
+    SurrogateConfig,
+    TrainConfig,
+)
+from hyprl_jax.learner import LearnerState
+from hyprl_jax.networks import FlaxNetwork
+from hyprl_jax.rollout import Kept, Record
+
+TINY = TrainConfig(
+    env=EnvConfig(trials=3),
+    augment=AugmentConfig(candidates=6, forget=0.3),
+    network=NetworkConfig(context=4, hidden=4),
+    learner=LearnerConfig(episodes=8, plays=2, minibatches=2, epochs=2, updates=10, warmup=0, average=0.5),
+)
+
+
+@partial(jax.jit, static_argnames=("config", "number"))
+def learned(
+    state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig, number: int
+) -> tuple[LearnerState, dict[str, jax.Array]]:
+    """The state after `number` updates, and all metrics `[number]`."""
+    one = lambda state, _: learner.update(state, bank, fold, config, config.surrogate)
+    return jax.lax.scan(one, state, None, length=number)
+
+
+def begun(bank: SurfaceBank, fold: Fold, config: TrainConfig, seed: int = 0) -> LearnerState:
+    return learner.init(jax.random.key(seed), bank, fold, config)
+
+
+@partial(jax.jit, static_argnames="config")
+def looked_at(
+    params: Any, bank: SurfaceBank, fold: Fold, row: jax.Array, actions: jax.Array, config: TrainConfig
+) -> tuple[Record, jax.Array]:
+    """Episodes of task `row` with forced `actions [S, T]`, and the Q-values `[S, T]` of those actions."""
+    network = FlaxNetwork(config.network)
+    shared, task = rollout.background(bank, fold), real_task(bank, fold, metafeatures_of(bank, fold), row)
+
+    def one(forced: jax.Array) -> tuple[Record, jax.Array]:
+        act = rollout.q_player(network, config.network, params, forced=forced)
+        memory = rollout.q_memory(network, params, None, task)
+        key = jax.random.key(0)
+        record = rollout.play(act, memory, shared, task, key, config.env, config.surrogate)
+        return record, learner.chosen_values(network, params, record.kept, task.metafeatures)
+
+    return jax.vmap(one)(actions)
+
+
+def metafeatures_of(bank: SurfaceBank, fold: Fold) -> jax.Array:
+    return banks.standardised_metafeatures(bank, fold)
+
+
+# Probe tasks: one question each, and the answer known.
+
+PROBES = {
+    # which arm is worth what
+    "bandit": ([0.1, 0.9, -0.5, 0.4], EnvConfig(trials=1, reward="raw"), 1.0),
+    # the bad configuration first makes the good one an improvement: patience is worth 1.6 instead of 0.6
+    "patience": ([0.6, -1.0], EnvConfig(trials=2, reward="hyprl"), 1.0),
+    # three times the same reward, the later ones counting half and a quarter
+    "discount": ([1.0, 1.0, 1.0], EnvConfig(trials=3, reward="raw"), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_probe_tasks_are_solved(name: str) -> None:
+    """Learned Q-values are the optimal ones, whatever happened before."""
+    objective, env, gamma = PROBES[name]
+    config = probe_config({"gamma": gamma}, env=env)
+    bank, fold = probe_bank(objective)
+    state, metrics = learned(begun(bank, fold, config), bank, fold, config, config.learner.updates)
+    assert all(np.isfinite(values).all() for values in metrics.values())
+    sequences = list(permutations(range(len(objective)), env.trials))
+    _, values = looked_at(state.params, bank, fold, jnp.int32(0), jnp.asarray(sequences, jnp.int32), config)
+    legal = np.ones(len(objective), bool)
+    optimal = oracles.optimal_values(np.asarray(objective), legal, env.trials, env.reward, gamma)
+    expected = [[optimal[s[:trial]][s[trial]] for trial in range(env.trials)] for s in sequences]
+    np.testing.assert_allclose(values, expected, atol=0.12)
+    first = dict(zip([s[0] for s in sequences], np.asarray(values)[:, 0], strict=True))
+    if name != "discount":
+        assert max(first, key=first.__getitem__) == max(optimal[()], key=optimal[()].__getitem__)
+
+
+# Targets and fitting.
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_values_in_the_fit_are_those_seen_while_playing(cell: str) -> None:
+    bank, _, fold = small_bank()
+    network = dataclasses.replace(TINY.network, cell=cell, metafeatures=True, candidates="both")
+    config = dataclasses.replace(TINY, network=network)
+    params = begun(bank, fold, config).params
+    leaves, structure = jax.tree.flatten(params)
+    random = np.random.default_rng(0)
+    params = structure.unflatten([leaf + 0.3 * random.normal(size=leaf.shape) for leaf in leaves])
+    task = real_task(bank, fold, metafeatures_of(bank, fold), jnp.int32(4))
+    shared, flax = rollout.background(bank, fold), FlaxNetwork(network)
+
+    @jax.jit
+    def greedy() -> tuple[Record, jax.Array]:
+        act, memory = rollout.q_player(flax, network, params), rollout.q_memory(flax, params, None, task)
+        record = rollout.play(act, memory, shared, task, jax.random.key(0), config.env, config.surrogate)
+        return record, learner.chosen_values(flax, params, record.kept, task.metafeatures)
+
+    record, values = greedy()
+    assert bool(record.kept.greedy.all()) and np.std(values) > 1e-3
+    np.testing.assert_allclose(values, record.kept.value, atol=1e-5)
+
+
+def random_record(seed: int, episodes: int, trials: int) -> Record:
+    """Episodes of different lengths as a player would leave them."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, trials + 1, episodes)
+    steps = np.arange(trials)
+    valid = steps < lengths[:, None]
+    over = steps >= lengths[:, None] - 1
+    shape = (episodes, trials)
+    draw = lambda: random.normal(size=shape).astype(np.float32)
+    kept = Kept(np.zeros((*shape, 1), np.float32), np.zeros((*shape, 1), np.float32), draw(), draw(), valid)
+    actions = np.zeros(shape, np.int32)
+    return on_device(Record(actions, draw(), draw(), over, valid, draw(), kept))
+
+
+@pytest.mark.parametrize("target", ["lambda", "n_step"])
+def test_targets_are_those_of_a_loop(target: str) -> None:
+    """Rewards are scaled, nothing is bootstrapped at the end of an episode, invalid steps do not count."""
+    config = with_learner(
+        TINY, target=target, baseline=False, gamma=0.8, lambda_=0.6, n_step=2, reward_scale=3.0
+    )
+    bank, _, fold = small_bank()
+    tasks = learner.draw_tasks(jax.random.key(0), bank, fold, config)
+    record = random_record(1, 8, 5)
+    batch = learner.make_batch(record, tasks, config)
+    rewards, values = np.asarray(record.reward) * 3.0, np.asarray(record.kept.value)
+    for episode, valid in enumerate(np.asarray(record.valid)):
+        length = int(valid.sum())
+        for trial in range(length):
+            returns = []
+            for n in range(1, length - trial + 1):
+                end = trial + n
+                total = sum(0.8**k * rewards[episode, trial + k] for k in range(n))
+                returns.append(total + (0.8**n * values[episode, end] if end < length else 0.0))
+            if target == "n_step":
+                expected = returns[min(2, len(returns)) - 1]
+            else:
+                last = len(returns) - 1
+                expected = sum(0.4 * 0.6**k * g for k, g in enumerate(returns[:-1])) + 0.6**last * returns[-1]
+            np.testing.assert_allclose(batch.targets[episode, trial], expected, atol=1e-4)
+    assert np.array_equal(batch.valid, record.valid)
+
+
+def discounted(rewards: np.ndarray, gamma: float) -> float:
+    return float(sum(gamma**k * reward for k, reward in enumerate(rewards)))
+
+
+def test_shaping_shifts_all_returns_of_a_task_alike() -> None:
+    """Potentials telescope: the return of every play of a task changes by the same number, its mean to 0,
+    so the best
+    play stays the best; nothing passes from one task to another."""
+    config = dataclasses.replace(TINY.learner, plays=4, gamma=0.9)
+    record = random_record(2, 12, 5)
+    rewards = jnp.where(record.valid, record.reward, 0.0)
+    discounts = jnp.where(record.over, 0.0, config.gamma)
+    shaped = np.asarray(learner.shaped_rewards(rewards, discounts, record.valid, config))
+    valid, before = np.asarray(record.valid), np.asarray(rewards)
+    change, after = [], []
+    for episode in range(12):
+        length = valid[episode].sum()
+        after.append(discounted(shaped[episode, :length], 0.9))
+        change.append(after[-1] - discounted(before[episode, :length], 0.9))
+    grouped = np.reshape(change, (3, 4))
+    np.testing.assert_allclose(grouped, grouped[:, :1] * np.ones(4), atol=1e-4)
+    np.testing.assert_allclose(np.reshape(after, (3, 4)).mean(1), 0.0, atol=1e-4)
+    other = rewards.at[4:8].add(7.0)
+    moved = np.asarray(learner.shaped_rewards(other, discounts, record.valid, config))
+    assert np.array_equal(moved[:4], shaped[:4]) and np.array_equal(moved[8:], shaped[8:])
+
+
+def test_shaping_leaves_the_best_policy_as_it_is() -> None:
+    """With every order of a tiny task as its plays, the order of all returns, from every prefix on, is
+    kept."""
+    values, trials, gamma = np.array([0.2, 1.0, 0.5]), 3, 0.7
+    orders = list(permutations(range(3)))
+    found = []
+    for order in orders:
+        episode = oracles.EpisodeOracle(values, np.ones(3, bool), 1.0, 0.2, trials, "regret", False)
+        found.append([episode.step(action)["reward"] for action in order])
+    rewards = jnp.asarray(found, jnp.float32)
+    over = np.arange(trials) == trials - 1
+    discounts = jnp.broadcast_to(jnp.where(over, 0.0, gamma), rewards.shape)
+    config = dataclasses.replace(TINY.learner, plays=len(orders), gamma=gamma)
+    shaped = np.asarray(learner.shaped_rewards(rewards, discounts, jnp.ones(rewards.shape, bool), config))
+    for trial in range(trials):
+        before = np.array([discounted(rewards[e, trial:], gamma) for e in range(len(orders))])
+        after = np.array([discounted(shaped[e, trial:], gamma) for e in range(len(orders))])
+        np.testing.assert_allclose(after - before, (after - before)[0] * np.ones(len(orders)), atol=1e-5)
+
+
+# Options.
+
+ARMS: dict[str, dict[str, Any]] = {
+    "lambda, baseline": {"learning_rate": 1e-2},
+    "n-step, uniform replay": {
+        "target": "n_step", "n_step": 2, "replay": "uniform", "replay_capacity": 12, "optimizer": "rmsprop",
+        "decay": "linear", "epsilon_schedule": "constant", "exploration": "uniform",
+    },
+    "double, prioritised replay": {
+        "target_period": 2, "double": True, "replay": "prioritised", "replay_capacity": 16,
+        "optimizer": "adamw", "decay": "constant", "epsilon_schedule": "exponential",
+    },
+    "target network": {"target_period": 3, "baseline": False, "optimizer": "sgd", "plays": 1, "warmup": 4},
+}  # fmt: skip
+
+
+@cache
+def after_updates(arm: str, updates: int) -> tuple[LearnerState, LearnerState, dict[str, jax.Array]]:
+    bank, _, fold = small_bank(missing=0.1)
+    config = with_learner(TINY, **ARMS[arm])
+    before = begun(bank, fold, config)
+    after, metrics = learned(before, bank, fold, config, updates)
+    return before, after, metrics
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_option_learns_something_finite(arm: str) -> None:
+    before, after, metrics = after_updates(arm, 4)
+    assert int(after.updates) == 4
+    assert all(np.isfinite(values).all() for values in metrics.values())
+    floats = [leaf for leaf in jax.tree.leaves(after.params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert all(np.isfinite(leaf).all() for leaf in floats)
+    changed = [
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True)
+    ]
+    assert all(changed), "an optimizer step moves every parameter"
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+
+
+def test_target_networks_are_copied_every_so_many_updates() -> None:
+    _, after, _ = after_updates("double, prioritised replay", 4)
+    chex.assert_trees_all_equal(after.target, after.params)
+    before, after, _ = after_updates("target network", 4)
+    for one in (before, after):
+        assert not np.array_equal(jax.tree.leaves(after.target)[0], jax.tree.leaves(one.params)[0])
+
+
+def test_replay_holds_the_latest_episodes() -> None:
+    """12 places for 32 episodes of 8 an update: all filled; priorities are those of the episodes learned
+    from."""
+    _, after, _ = after_updates("n-step, uniform replay", 4)
+    assert int(after.replay.size) == 12 and int(after.replay.position) == 32 % 12
+    _, after, _ = after_updates("double, prioritised replay", 4)
+    assert int(after.replay.size) == 16 and len(np.unique(after.replay.priorities)) > 2
+
+
+def test_the_average_moves_half_way_each_update() -> None:
+    bank, _, fold = small_bank(missing=0.1)
+    config = with_learner(TINY, **ARMS["lambda, baseline"])
+    state = begun(bank, fold, config)
+    for _ in range(2):
+        after, _ = learned(state, bank, fold, config, 1)
+        expected = jax.tree.map(lambda a, p: 0.5 * a + 0.5 * p, state.average, after.params)
+        chex.assert_trees_all_close(after.average, expected, atol=1e-6)
+        state = after
+
+
+def test_updates_are_bitwise_functions_of_the_state() -> None:
+    """The same state gives the same next one; two updates in one program are two programs of one; keys
+    move on."""
+    bank, _, fold = small_bank(missing=0.1)
+    config = with_learner(TINY, **ARMS["lambda, baseline"])
+    state = begun(bank, fold, config)
+    one, _ = learned(state, bank, fold, config, 1)
+    again, _ = learned(state, bank, fold, config, 1)
+    chex.assert_trees_all_equal(data(one), data(again))
+    assert not np.array_equal(jax.random.key_data(one.key), jax.random.key_data(state.key))
+    other, _ = learned(begun(bank, fold, config, seed=1), bank, fold, config, 1)
+    assert not np.array_equal(jax.tree.leaves(other.params)[0], jax.tree.leaves(one.params)[0])
+    compiled = jax.jit(lambda s: learner.update(s, bank, fold, config, config.surrogate)[0])
+    chex.assert_trees_all_close(data(compiled(state)), data(one), atol=1e-6)
+
+
+def data(state: LearnerState) -> Any:
+    """Keys as plain numbers."""
+    return state._replace(key=jax.random.key_data(state.key))
+
+
+def test_test_tasks_do_not_reach_the_parameters() -> None:
+    """Bitwise the same training, whatever the values and metafeatures of the test tasks."""
+    table = make_tables("one", 6, 9, missing=0.1)
+    config = with_learner(TINY, **ARMS["lambda, baseline"])
+    random = np.random.default_rng(0)
+    objective, metafeatures = table.objective.copy(), table.metafeatures.copy()
+    objective[4:], metafeatures[4:] = random.normal(scale=30, size=(2, 9)), 100.0
+    states = []
+    for version in (table, dataclasses.replace(table, objective=objective, metafeatures=metafeatures)):
+        bank, index = banks.pack([version])
+        fold = on_device(banks.make_fold(index, [split_of(version, [0, 1, 2], [3])]))
+        bank = on_device(bank)
+        states.append(learned(begun(bank, fold, config), bank, fold, config, 4)[0])
+    chex.assert_trees_all_equal(*map(data, states))
+
+
+def test_drawn_tasks_are_repeated_for_their_plays() -> None:
+    bank, _, fold = small_bank()
+    tasks = learner.draw_tasks(jax.random.key(0), bank, fold, TINY)
+    for leaf in jax.tree.leaves(tasks):
+        assert leaf.shape[0] == 8
+        assert np.array_equal(leaf[0::2], leaf[1::2])
+    assert len(np.unique(np.asarray(tasks.objective)[::2, 0])) > 1
+
+
+def test_flat_surfaces_and_single_candidates_are_harmless() -> None:
+    """A constant surface of one candidate: nothing to learn, nothing to divide by."""
+    bank, fold = probe_bank([0.25])
+    config = dataclasses.replace(TINY, augment=PLAIN, surrogate=SurrogateConfig())
+    state, metrics = learned(begun(bank, fold, config), bank, fold, config, 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, metrics)))
