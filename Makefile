@@ -7,6 +7,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
+# One process a core but at most four; the tests of a file stay together, as they share what is slow to make.
+PYTEST_WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 PYTEST_ARGS ?=
 INSTALLED := pyproject.toml $(wildcard constraints/*.txt)
 
@@ -41,10 +43,10 @@ run: $(VENV)/.installed-run
 	    --methods $(METHODS) --trials $(TRIALS) --out "$$run/evaluation"
 
 test: lint types
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 test-all: lint types
-	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
