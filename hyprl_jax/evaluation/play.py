@@ -97,7 +97,8 @@ def _play_baseline(
     env = EnvConfig(trials=trials)
     tuned = tuning.untuned(beliefs)
     if beliefs.tune and method in _TUNED:
-        tuned = _tuning_program(env, beliefs, _TUNED[method])(*placed)
+        # Ready before the clock starts: tuning is done once for a collection, not for every suggestion.
+        tuned = jax.block_until_ready(_tuning_program(env, beliefs, _TUNED[method])(*placed))
     program = _baseline_program(method, env, beliefs)
     actions, seconds = _timed(program, rows, placed, (jnp.asarray(used), tuned))
     return Played(method, actions, used, seconds)
