@@ -166,10 +166,11 @@ def _save(
     chunks: int,
     seconds: float,
 ) -> None:
-    metadata = {"chunks": chunks, "seconds": float(seconds), "collections": data.hashes}
-    store.save(env_steps, state, metadata)
+    # The policy first: a run whose last checkpoint is there has nothing left to do.
     width = candidate_width(data.bank, config)
     save_policy(run, env_steps, state.best, state.tuned, data.names, data.bank, data.known, width)
+    metadata = {"chunks": chunks, "seconds": float(seconds), "collections": data.hashes}
+    store.save(env_steps, state, metadata)
 
 
 def _row(
