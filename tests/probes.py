@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,6 +28,9 @@ PLAIN = AugmentConfig(candidates=0, mixture=0.0, warp=0.0, noise=0.0, rescale=0.
 """Real surfaces over all their configurations."""
 PROBE_NETWORK = NetworkConfig(context=16, hidden=16, candidates="both", residual=False, layer_norm=False)
 """Sees which candidate is which, and starts from nothing."""
+
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""`jax.jit` for programs that take longer to compile than to run."""
 
 
 def make_tables(

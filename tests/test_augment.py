@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probes import PLAIN, make_tables, on_device, split_of
+from probes import PLAIN, make_tables, on_device, quick_jit, split_of
 
 from hyprl_jax import augment
 from hyprl_jax.bank import (
@@ -52,7 +52,7 @@ def drawn(
     return host(_drawn(key, bank, fold, strengths, leave_out))
 
 
-@partial(jax.jit, static_argnames="leave_out")
+@partial(quick_jit, static_argnames="leave_out")
 def _drawn(key: jax.Array, bank: SurfaceBank, fold: Fold, strengths: dict, leave_out: bool) -> Task:
     metafeatures = standardised_metafeatures(bank, fold)
     config = dataclasses.replace(PLAIN, **strengths)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import standardised
-from probes import PLAIN, make_tables, on_device, small_bank, split_of, tables_of
+from probes import PLAIN, make_tables, on_device, quick_jit, small_bank, split_of, tables_of
 
 from hyprl_jax import augment, rollout
 from hyprl_jax.bank import (
@@ -217,7 +217,7 @@ def what_is_known(table: TaskTables) -> dict[str, Any]:
     return _what_is_known(on_device(bank), on_device(make_fold(index, [split_of(table, [0, 1, 2], [3])], 5)))
 
 
-@jax.jit
+@quick_jit
 def _what_is_known(bank: SurfaceBank, fold: Fold) -> dict[str, Any]:
     metafeatures = standardised_metafeatures(bank, fold)
     known = fold.known[:4]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import EpisodeOracle
-from probes import random_tasks
+from probes import quick_jit, random_tasks
 
 from hyprl_jax import env
 from hyprl_jax.config import EnvConfig, Reward
@@ -22,7 +22,7 @@ CANDIDATES, TRIALS, STEPS, EPISODES = 6, 4, 6, 16
 REWARDS = get_args(Reward)
 
 
-@partial(jax.jit, static_argnames="config")
+@partial(quick_jit, static_argnames="config")
 def replayed(tasks: Task, actions: jax.Array, config: EnvConfig) -> tuple:
     """Observations before, and results and regrets after, each of `actions [E, STEPS]` in `tasks [E,
     ...]`."""

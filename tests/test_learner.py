@@ -20,6 +20,8 @@ from probes import (
     on_device,
     probe_bank,
     probe_config,
+    quick_jit,
+    random_tasks,
     small_bank,
     split_of,
     with_learner,
@@ -49,20 +51,31 @@ TINY = TrainConfig(
 )
 
 
-@partial(jax.jit, static_argnames=("config", "number"))
-def learned(
+@partial(quick_jit, static_argnames=("config", "number"))
+def trained(
     state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig, number: int
 ) -> tuple[LearnerState, dict[str, jax.Array]]:
-    """The state after `number` updates, and all metrics `[number]`."""
+    """The state after `number` updates, and all metrics `[number]`, in one program."""
     one = lambda state, _: learner.update(state, bank, fold, config, config.surrogate)
     return jax.lax.scan(one, state, None, length=number)
+
+
+def learned(
+    state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig, number: int
+) -> tuple[LearnerState, list[dict[str, jax.Array]]]:
+    """The state after `number` calls of one update, and the metrics of each."""
+    metrics = []
+    for _ in range(number):
+        state, one = trained(state, bank, fold, config, 1)
+        metrics.append(one)
+    return state, metrics
 
 
 def begun(bank: SurfaceBank, fold: Fold, config: TrainConfig, seed: int = 0) -> LearnerState:
     return learner.init(jax.random.key(seed), bank, fold, config)
 
 
-@partial(jax.jit, static_argnames="config")
+@partial(quick_jit, static_argnames="config")
 def looked_at(
     params: Any, bank: SurfaceBank, fold: Fold, row: jax.Array, actions: jax.Array, config: TrainConfig
 ) -> tuple[Record, jax.Array]:
@@ -87,29 +100,33 @@ def metafeatures_of(bank: SurfaceBank, fold: Fold) -> jax.Array:
 # Probe tasks: one question each, and the answer known.
 
 PROBES = {
-    # which arm is worth what
+    # which of four is worth what
     "bandit": ([0.1, 0.9, -0.5, 0.4], EnvConfig(trials=1, reward="raw"), 1.0),
-    # the bad configuration first makes the good one an improvement: patience is worth 1.6 instead of 0.6
-    "patience": ([0.6, -1.0], EnvConfig(trials=2, reward="hyprl"), 1.0),
+    # the bad configuration first makes the good one an improvement: 0.9 times 1.6 instead of 0.6
+    "patience": ([0.6, -1.0], EnvConfig(trials=2, reward="hyprl"), 0.9),
     # three times the same reward, the later ones counting half and a quarter
     "discount": ([1.0, 1.0, 1.0], EnvConfig(trials=3, reward="raw"), 0.5),
 }
 
 
-@pytest.mark.parametrize("name", PROBES)
+@pytest.mark.parametrize("name", ["bandit", "patience", pytest.param("discount", marks=pytest.mark.slow)])
 def test_probe_tasks_are_solved(name: str) -> None:
     """Learned Q-values are the optimal ones, whatever happened before."""
     objective, env, gamma = PROBES[name]
     config = probe_config({"gamma": gamma}, env=env)
     bank, fold = probe_bank(objective)
-    state, metrics = learned(begun(bank, fold, config), bank, fold, config, config.learner.updates)
+    state, metrics = trained(begun(bank, fold, config), bank, fold, config, config.learner.updates)
     assert all(np.isfinite(values).all() for values in metrics.values())
     sequences = list(permutations(range(len(objective)), env.trials))
-    _, values = looked_at(state.params, bank, fold, jnp.int32(0), jnp.asarray(sequences, jnp.int32), config)
+    record, values = looked_at(
+        state.params, bank, fold, jnp.int32(0), jnp.asarray(sequences, jnp.int32), config
+    )
     legal = np.ones(len(objective), bool)
     optimal = oracles.optimal_values(np.asarray(objective), legal, env.trials, env.reward, gamma)
     expected = [[optimal[s[:trial]][s[trial]] for trial in range(env.trials)] for s in sequences]
     np.testing.assert_allclose(values, expected, atol=0.12)
+    greedy = np.asarray(record.kept.greedy)
+    np.testing.assert_allclose(np.asarray(record.kept.value)[greedy], np.asarray(values)[greedy], atol=1e-5)
     first = dict(zip([s[0] for s in sequences], np.asarray(values)[:, 0], strict=True))
     if name != "discount":
         assert max(first, key=first.__getitem__) == max(optimal[()], key=optimal[()].__getitem__)
@@ -118,10 +135,9 @@ def test_probe_tasks_are_solved(name: str) -> None:
 # Targets and fitting.
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_values_in_the_fit_are_those_seen_while_playing(cell: str) -> None:
+def test_values_in_the_fit_are_those_seen_while_playing() -> None:
     bank, _, fold = small_bank()
-    network = dataclasses.replace(TINY.network, cell=cell, metafeatures=True, candidates="both")
+    network = dataclasses.replace(TINY.network, cell="lstm", metafeatures=True, candidates="both")
     config = dataclasses.replace(TINY, network=network)
     params = begun(bank, fold, config).params
     leaves, structure = jax.tree.flatten(params)
@@ -130,7 +146,7 @@ def test_values_in_the_fit_are_those_seen_while_playing(cell: str) -> None:
     task = real_task(bank, fold, metafeatures_of(bank, fold), jnp.int32(4))
     shared, flax = rollout.background(bank, fold), FlaxNetwork(network)
 
-    @jax.jit
+    @quick_jit
     def greedy() -> tuple[Record, jax.Array]:
         act, memory = rollout.q_player(flax, network, params), rollout.q_memory(flax, params, None, task)
         record = rollout.play(act, memory, shared, task, jax.random.key(0), config.env, config.surrogate)
@@ -161,10 +177,8 @@ def test_targets_are_those_of_a_loop(target: str) -> None:
     config = with_learner(
         TINY, target=target, baseline=False, gamma=0.8, lambda_=0.6, n_step=2, reward_scale=3.0
     )
-    bank, _, fold = small_bank()
-    tasks = learner.draw_tasks(jax.random.key(0), bank, fold, config)
-    record = random_record(1, 8, 5)
-    batch = learner.make_batch(record, tasks, config)
+    record, tasks = random_record(1, 8, 5), on_device(random_tasks(0, 8, 6, 4))
+    batch = quick_jit(learner.make_batch, static_argnames="config")(record, tasks, config=config)
     rewards, values = np.asarray(record.reward) * 3.0, np.asarray(record.kept.value)
     for episode, valid in enumerate(np.asarray(record.valid)):
         length = int(valid.sum())
@@ -234,20 +248,20 @@ def test_shaping_leaves_the_best_policy_as_it_is() -> None:
 
 ARMS: dict[str, dict[str, Any]] = {
     "lambda, baseline": {"learning_rate": 1e-2},
-    "n-step, uniform replay": {
-        "target": "n_step", "n_step": 2, "replay": "uniform", "replay_capacity": 12, "optimizer": "rmsprop",
-        "decay": "linear", "epsilon_schedule": "constant", "exploration": "uniform",
+    "n-step, uniform replay, target network": {
+        "target": "n_step", "n_step": 2, "replay": "uniform", "replay_capacity": 12, "target_period": 3,
+        "optimizer": "rmsprop", "decay": "linear", "epsilon_schedule": "constant", "exploration": "uniform",
+        "baseline": False, "plays": 1,
     },
     "double, prioritised replay": {
         "target_period": 2, "double": True, "replay": "prioritised", "replay_capacity": 16,
         "optimizer": "adamw", "decay": "constant", "epsilon_schedule": "exponential",
     },
-    "target network": {"target_period": 3, "baseline": False, "optimizer": "sgd", "plays": 1, "warmup": 4},
 }  # fmt: skip
 
 
 @cache
-def after_updates(arm: str, updates: int) -> tuple[LearnerState, LearnerState, dict[str, jax.Array]]:
+def after_updates(arm: str, updates: int) -> tuple[LearnerState, LearnerState, list[dict[str, jax.Array]]]:
     bank, _, fold = small_bank(missing=0.1)
     config = with_learner(TINY, **ARMS[arm])
     before = begun(bank, fold, config)
@@ -259,7 +273,7 @@ def after_updates(arm: str, updates: int) -> tuple[LearnerState, LearnerState, d
 def test_every_option_learns_something_finite(arm: str) -> None:
     before, after, metrics = after_updates(arm, 4)
     assert int(after.updates) == 4
-    assert all(np.isfinite(values).all() for values in metrics.values())
+    assert all(np.isfinite(values).all() for values in jax.tree.leaves(metrics))
     floats = [leaf for leaf in jax.tree.leaves(after.params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert all(np.isfinite(leaf).all() for leaf in floats)
     changed = [
@@ -273,7 +287,7 @@ def test_every_option_learns_something_finite(arm: str) -> None:
 def test_target_networks_are_copied_every_so_many_updates() -> None:
     _, after, _ = after_updates("double, prioritised replay", 4)
     chex.assert_trees_all_equal(after.target, after.params)
-    before, after, _ = after_updates("target network", 4)
+    before, after, _ = after_updates("n-step, uniform replay, target network", 4)
     for one in (before, after):
         assert not np.array_equal(jax.tree.leaves(after.target)[0], jax.tree.leaves(one.params)[0])
 
@@ -281,7 +295,7 @@ def test_target_networks_are_copied_every_so_many_updates() -> None:
 def test_replay_holds_the_latest_episodes() -> None:
     """12 places for 32 episodes of 8 an update: all filled; priorities are those of the episodes learned
     from."""
-    _, after, _ = after_updates("n-step, uniform replay", 4)
+    _, after, _ = after_updates("n-step, uniform replay, target network", 4)
     assert int(after.replay.size) == 12 and int(after.replay.position) == 32 % 12
     _, after, _ = after_updates("double, prioritised replay", 4)
     assert int(after.replay.size) == 16 and len(np.unique(after.replay.priorities)) > 2
@@ -299,8 +313,7 @@ def test_the_average_moves_half_way_each_update() -> None:
 
 
 def test_updates_are_bitwise_functions_of_the_state() -> None:
-    """The same state gives the same next one; two updates in one program are two programs of one; keys
-    move on."""
+    """The same state gives the same next one; keys move on; another seed is another run."""
     bank, _, fold = small_bank(missing=0.1)
     config = with_learner(TINY, **ARMS["lambda, baseline"])
     state = begun(bank, fold, config)
@@ -310,8 +323,6 @@ def test_updates_are_bitwise_functions_of_the_state() -> None:
     assert not np.array_equal(jax.random.key_data(one.key), jax.random.key_data(state.key))
     other, _ = learned(begun(bank, fold, config, seed=1), bank, fold, config, 1)
     assert not np.array_equal(jax.tree.leaves(other.params)[0], jax.tree.leaves(one.params)[0])
-    compiled = jax.jit(lambda s: learner.update(s, bank, fold, config, config.surrogate)[0])
-    chex.assert_trees_all_close(data(compiled(state)), data(one), atol=1e-6)
 
 
 def data(state: LearnerState) -> Any:
@@ -337,13 +348,15 @@ def test_test_tasks_do_not_reach_the_parameters() -> None:
 
 def test_drawn_tasks_are_repeated_for_their_plays() -> None:
     bank, _, fold = small_bank()
-    tasks = learner.draw_tasks(jax.random.key(0), bank, fold, TINY)
+    draw = quick_jit(learner.draw_tasks, static_argnames="config")
+    tasks = draw(jax.random.key(0), bank, fold, config=TINY)
     for leaf in jax.tree.leaves(tasks):
         assert leaf.shape[0] == 8
         assert np.array_equal(leaf[0::2], leaf[1::2])
     assert len(np.unique(np.asarray(tasks.objective)[::2, 0])) > 1
 
 
+@pytest.mark.slow
 def test_flat_surfaces_and_single_candidates_are_harmless() -> None:
     """A constant surface of one candidate: nothing to learn, nothing to divide by."""
     bank, fold = probe_bank([0.25])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import EpisodeOracle
-from probes import on_device, random_tasks, small_bank
+from probes import on_device, quick_jit, random_tasks, small_bank
 
 from hyprl_jax import augment, rollout
 from hyprl_jax.bank import standardised_metafeatures
@@ -27,6 +27,7 @@ EPISODES, CANDIDATES, KNOWN, TRIALS = 16, 6, 4, 5
 ENV = EnvConfig(trials=TRIALS)
 BELIEFS = SurrogateConfig()
 NETWORK = NetworkConfig(context=4, hidden=4)
+TRACES: list[Any] = []
 CONTEXT = len(rollout.CONTEXT_FEATURES)
 FEATURES = len(CANDIDATE_FEATURES)
 
@@ -79,7 +80,7 @@ def played(
     return _played(params, tasks, keys, epsilon, forced, known or shared(), **options)
 
 
-@partial(jax.jit, static_argnames=("exploration", "env", "beliefs"))
+@partial(quick_jit, static_argnames=("exploration", "env", "beliefs"))
 def _played(
     params: Any,
     tasks: Task,
@@ -89,8 +90,16 @@ def _played(
     known: Background,
     **options: Any,
 ) -> Record:
+    TRACES.append(options)
     play = lambda task, key, actions: one_episode(params, task, key, epsilon, actions, known, **options)
     return jax.vmap(play)(tasks, keys, forced)
+
+
+@quick_jit
+def scored(tasks: Task, keys: jax.Array, known: Background, scores: jax.Array, listed: jax.Array) -> Record:
+    """Records of the player that goes by `scores [N]` if `listed`, else by the acquisition."""
+    act = rollout.score_player(lambda view, key: jnp.where(listed, scores, view.start))
+    return jax.vmap(lambda task, key: rollout.play(act, None, known, task, key, ENV, BELIEFS))(tasks, keys)
 
 
 def some_tasks(seed: int = 0) -> Task:
@@ -128,7 +137,7 @@ def test_episodes_are_those_of_a_plain_loop(seed: int, epsilon: float) -> None:
 def test_an_episode_is_the_same_alone_as_in_a_batch() -> None:
     tasks, keys = some_tasks(), some_keys()
     batch = played(shaken(), tasks, keys, 0.3)
-    single = jax.jit(partial(one_episode, epsilon=0.3, forced=None, known=shared()))
+    single = quick_jit(partial(one_episode, epsilon=0.3, forced=None, known=shared()))
     for episode in range(4):
         alone = single(shaken(), jax.tree.map(lambda leaf, e=episode: leaf[e], tasks), keys[episode])
         together = jax.tree.map(lambda leaf, e=episode: leaf[e], batch)
@@ -184,10 +193,7 @@ def test_greedy_choices_are_known_as_such() -> None:
 
 def test_an_untrained_residual_policy_is_the_acquisition_function() -> None:
     tasks, keys = some_tasks(), some_keys()
-    act = rollout.score_player(lambda view, key: view.start)
-    classical = jax.jit(
-        jax.vmap(lambda task, key: rollout.play(act, None, shared(), task, key, ENV, BELIEFS))
-    )(tasks, keys)
+    classical = scored(tasks, keys, shared(), jnp.zeros(CANDIDATES), False)
     policy = played(fresh(), tasks, keys, 0.0)
     assert np.array_equal(policy.action, classical.action)
 
@@ -196,10 +202,8 @@ def test_score_players_take_the_best_legal_candidate() -> None:
     """A static list, written as scores, plays its legal entries in order."""
     order = np.array([4, 1, 0, 5, 2, 3])
     scores = jnp.asarray(-np.argsort(order), jnp.float32)
-    act = rollout.score_player(lambda view, key: scores)
     tasks = some_tasks(5)
-    play = jax.jit(jax.vmap(lambda task, key: rollout.play(act, None, shared(), task, key, ENV, BELIEFS)))
-    actions = np.asarray(play(tasks, some_keys()).action)
+    actions = np.asarray(scored(tasks, some_keys(), shared(), scores, True).action)
     for legal, found in zip(np.asarray(tasks.legal), actions, strict=True):
         expected = [column for column in order if legal[column]][:TRIALS]
         assert found.tolist() == expected + [-1] * (TRIALS - len(expected))
@@ -214,7 +218,7 @@ def test_an_ensemble_of_one_network_is_that_network() -> None:
         memory = jax.vmap(lambda params: network.initial_carry(params, task.metafeatures))(members)
         return rollout.play(act, memory, shared(), task, key, ENV, BELIEFS)
 
-    together = jax.jit(jax.vmap(one))(tasks, keys)
+    together = quick_jit(jax.vmap(one))(tasks, keys)
     assert np.array_equal(together.action, played(shaken(), tasks, keys, 0.0).action)
 
 
@@ -222,7 +226,7 @@ def test_target_networks_judge_states() -> None:
     """The same parameters as target change nothing; others change values but no greedy action."""
     tasks, keys = some_tasks(), some_keys()
 
-    @partial(jax.jit, static_argnames="double")
+    @partial(quick_jit, static_argnames="double")
     def with_target(target: Any, double: bool) -> Record:
         play = lambda task, key: one_episode(
             shaken(), task, key, 0.0, None, shared(), target=target, double=double
@@ -298,13 +302,9 @@ def test_raw_units_do_not_matter(prior: str) -> None:
 
 
 def test_playing_is_traced_once() -> None:
-    chex.clear_trace_counter()
-
-    @jax.jit
-    @chex.assert_max_traces(n=1)
-    def play(params: Any, tasks: Task, keys: jax.Array, epsilon: jax.Array, known: Background) -> Record:
-        one = lambda task, key: one_episode(params, task, key, epsilon, None, known)
-        return jax.vmap(one)(tasks, keys)
-
+    """Other tasks, parameters, keys and exploration rates are values of one compiled program."""
+    played(shaken(), some_tasks(), some_keys(), 0.5)
+    before = len(TRACES)
     for seed in range(3):
-        play(shaken(seed), some_tasks(seed), some_keys(seed), 0.1 * seed, shared())
+        played(shaken(seed), some_tasks(seed), some_keys(seed), 0.1 * seed)
+    assert len(TRACES) == before

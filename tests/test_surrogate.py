@@ -13,6 +13,7 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probes import quick_jit
 
 from hyprl_jax import surrogate
 from hyprl_jax.config import SurrogateConfig
@@ -62,7 +63,7 @@ def told(story: Story, config: SurrogateConfig) -> Told:
     return jax.device_get(_told(story, config.prior, numbers))
 
 
-@partial(jax.jit, static_argnames="prior")
+@partial(quick_jit, static_argnames="prior")
 def _told(story: Story, prior: str, numbers: dict[str, jax.Array]) -> Told:
     config = SurrogateConfig(prior=prior, **numbers)
     known = surrogate.know(*story[:5], config)
