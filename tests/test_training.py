@@ -20,6 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import tiny_runs
+from tiny_runs import NAMES, TRIALS, Compilations, timeless_metrics, tiny_config
 
 from hyprl_jax import training
 from hyprl_jax.checkpoints import CheckpointStore
@@ -28,8 +30,6 @@ from hyprl_jax.errors import InputError
 from hyprl_jax.policies import load_policy
 from hyprl_jax.runs import RunFolder
 from hyprl_jax.surfaces import load_tables, make_split, read_collection, write_collection
-from tests import tiny_runs
-from tests.tiny_runs import NAMES, TRIALS, Compilations, timeless_metrics, tiny_config
 
 CHUNKS = 6
 STEPS_PER_CHUNK = 2 * 16 * TRIALS * 4  # updates, episodes, trials, members

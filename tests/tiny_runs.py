@@ -14,13 +14,13 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from surface_examples import small_collection
 
 from hyprl_jax import training
 from hyprl_jax.config import AugmentConfig, EnvConfig, LearnerConfig, NetworkConfig, TrainConfig
 from hyprl_jax.program import Program
 from hyprl_jax.runs import RunFolder
 from hyprl_jax.surfaces import Collection, CollectionInfo, Objective, write_collection
-from tests.surface_examples import small_collection
 
 TRIALS = 4
 NAMES = ("grid", "ragged", "conditional")

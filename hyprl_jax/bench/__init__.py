@@ -46,8 +46,6 @@ def run_bench(episodes: int = 1024, trials: int = 20, turns: int = 7, seconds: f
         if number < 1:
             raise InputError(f"bench: {name} is {number}: give at least 1")
     problem = make_problem(episodes, trials)
-    if trials >= problem.bank.legal.shape[1]:
-        raise InputError(f"bench: {trials} trials are more than there are configurations: give fewer")
     parts = {
         "environment": (
             environment.batched_side(problem, episodes),

@@ -34,7 +34,8 @@ def batched_side(problem: Problem) -> Side:
     """Updates with the parallel episodes of the problem's configuration."""
     config = problem.config
     init = jax.jit(partial(learner.init, config=config))
-    update = jax.jit(partial(learner.update, config=config), donate_argnums=0)
+    step = partial(learner.update, config=config, beliefs=config.surrogate)
+    update = jax.jit(step, donate_argnums=0)
     states = [init(jax.random.key(0), problem.bank, problem.fold)]
 
     def run() -> None:

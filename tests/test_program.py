@@ -1,0 +1,128 @@
+"""The compiled part of training: members, keys, counts, and which policy is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from tiny_runs import tiny_config
+
+from hyprl_jax import training
+from hyprl_jax.config import TrainConfig
+from hyprl_jax.program import Program, TrainingState
+from hyprl_jax.training import TrainingData
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    return tiny_config(*tiny_runs.write_collections(tmp_path_factory.mktemp("collections")).values())
+
+
+@pytest.fixture(scope="module")
+def data(config: TrainConfig) -> TrainingData:
+    return training.load_data(config)
+
+
+@pytest.fixture(scope="module")
+def start(config: TrainConfig, data: TrainingData) -> Callable[[], TrainingState]:
+    """Makes the state before training."""
+    return lambda: tiny_runs.program_of(config).start(data.bank, data.folds)
+
+
+def plain(tree: Any) -> Any:
+    """NumPy copies, of the data of keys too."""
+    return jax.tree.map(
+        lambda leaf: np.array(
+            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        ),
+        tree,
+    )
+
+
+def test_keys_are_those_of_fold_and_seed_alone(config: TrainConfig) -> None:
+    def keys(folds: tuple[int, ...], seeds: tuple[int, ...]) -> np.ndarray:
+        return plain(Program(dataclasses.replace(config, folds=folds, seeds=seeds)).keys())
+
+    together = keys((0, 3), (5, 1, 2))
+    assert together.shape[:2] == (2, 3)
+    np.testing.assert_array_equal(together[1:, :1], keys((3,), (5,)))
+    np.testing.assert_array_equal(together[:1, 1:], keys((0,), (1, 2)))
+    assert len({tuple(key) for key in together.reshape(6, -1).tolist()}) == 6
+
+
+@pytest.mark.parametrize(("updates", "chunks"), [(1, 1), (2, 1), (3, 2), (12, 6)])
+def test_a_run_is_cut_into_whole_chunks(config: TrainConfig, updates: int, chunks: int) -> None:
+    learner = dataclasses.replace(config.learner, updates=updates)
+    program = Program(dataclasses.replace(config, learner=learner))
+    assert program.chunks == chunks
+    assert program.steps_per_chunk == 4 * 2 * 16 * tiny_runs.TRIALS
+
+
+def test_every_member_starts_differently_and_scores_the_same(start: Callable[[], TrainingState]) -> None:
+    state = start()
+    kernel = np.asarray(state.learner.params["see"]["kernel"])
+    assert kernel.shape[:2] == (2, 2)
+    assert len({member.tobytes() for member in kernel.reshape(4, -1)}) == 4
+    # Before training, all seeds of a fold are the acquisition function that policies start from.
+    scores = np.asarray(state.best_score)
+    np.testing.assert_array_equal(scores[:, 0], scores[:, 1])
+    assert (np.asarray(state.best_updates) == 0).all()
+    assert ((scores >= 0.0) & (scores <= 1.0)).all()
+    tuned = plain(state.tuned)
+    np.testing.assert_array_equal(tuned.encoding_variance[:, 0], tuned.encoding_variance[:, 1])
+
+
+def test_chunks_keep_the_best_policy_so_far(
+    config: TrainConfig, data: TrainingData, start: Callable[[], TrainingState]
+) -> None:
+    program = tiny_runs.program_of(config)
+    state = start()
+    best, score, updates = plain((state.best, state.best_score, state.best_updates))
+    for number in range(1, 5):
+        state, metrics = program.chunk(state, data.bank, data.folds)
+        now = np.asarray(metrics["regret_validation"])
+        better = now < score
+        score = np.where(better, now, score)
+        updates = np.where(better, number * config.updates_per_chunk, updates)
+        best = jax.tree.map(
+            lambda new, old, won=better: np.where(won.reshape(2, 2, *[1] * (new.ndim - 2)), new, old),
+            plain(state.learner.average),
+            best,
+        )
+        np.testing.assert_array_equal(np.asarray(state.best_score), score)
+        np.testing.assert_array_equal(np.asarray(metrics["best_validation"]), score)
+        np.testing.assert_array_equal(np.asarray(state.best_updates), updates)
+        jax.tree.map(np.testing.assert_array_equal, plain(state.best), best)
+        assert (np.asarray(state.learner.updates) == number * config.updates_per_chunk).all()
+        assert all(np.isfinite(np.asarray(values)).all() for values in metrics.values())
+
+
+def test_a_chunk_takes_over_the_memory_of_its_state(
+    config: TrainConfig, data: TrainingData, start: Callable[[], TrainingState]
+) -> None:
+    state = start()
+    tiny_runs.program_of(config).chunk(state, data.bank, data.folds)
+    assert state.learner.params["see"]["kernel"].is_deleted()
+
+
+@pytest.mark.slow
+def test_padding_of_folds_changes_next_to_nothing(config: TrainConfig) -> None:
+    """Folds of unequal sizes are padded to a common one when trained together."""
+    uneven = dataclasses.replace(config, split="kfold2", folds=(0, 1), seeds=(0,))
+    config_alone = [dataclasses.replace(uneven, folds=(fold,)) for fold in (0, 1)]
+    results = []
+    for one in (uneven, *config_alone):
+        data = training.load_data(one)
+        program = Program(one)
+        state, metrics = program.chunk(program.start(data.bank, data.folds), data.bank, data.folds)
+        results.append((np.asarray(state.best_score), np.asarray(metrics["regret_train"]), data.folds.known))
+    together, *alone = results
+    assert {len(one[2][0]) for one in alone} != {len(together[2][0])}
+    for fold, one in enumerate(alone):
+        np.testing.assert_allclose(together[0][fold], one[0][0], atol=1e-4)
+        np.testing.assert_allclose(together[1][fold], one[1][0], atol=1e-4)
