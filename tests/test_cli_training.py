@@ -101,6 +101,7 @@ def test_a_finished_run_answers_as_before(run: Path, capsys: pytest.CaptureFixtu
     }
 
 
+@pytest.mark.slow
 def test_the_configuration_of_a_run_repeats_it(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
