@@ -80,10 +80,7 @@ def synthetic_task(
     share = jnp.where(mixed, share, 1.0)
     legal = bank.legal[first] & (bank.legal[second] | ~mixed)
     unit = share * bank.unit[first] + (1.0 - share) * bank.unit[second]
-    low = jnp.min(jnp.where(legal, unit, jnp.inf))
-    high = jnp.max(jnp.where(legal, unit, -jnp.inf))
-    unit = jnp.clip((unit - low) / jnp.where(high > low, high - low, 1.0), 0.0, 1.0)
-    unit = unit ** jnp.exp(config.warp * jax.random.normal(bend))
+    unit = jnp.clip(unit, 0.0, 1.0) ** jnp.exp(config.warp * jax.random.normal(bend))
     deviation = config.noise * jax.random.uniform(amount)
     unit = unit + deviation * jax.random.normal(rough, unit.shape)
     span = (bank.best[first] - bank.worst[first]) * jnp.exp(config.rescale * jax.random.normal(stretch))

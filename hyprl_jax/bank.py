@@ -121,8 +121,10 @@ def make_fold(index: BankIndex, splits: Sequence[Split], size: int | None = None
     """The fold, as NumPy arrays, of one split for each collection of the bank (in the bank's order), padded
     to `size`.
 
-    Raises InputError if nothing is left to train on.
+    Raises InputError if nothing is left to train on, or if tasks of one group are known in one collection and
+    tested in another.
     """
+    _check_groups(index, splits)
     sides = zip(index.tables, splits, strict=True)
     rows = [(index.rows(t.collection, s.train), index.rows(t.collection, s.validation)) for t, s in sides]
     train = np.concatenate([pair[0] for pair in rows])
@@ -133,6 +135,20 @@ def make_fold(index: BankIndex, splits: Sequence[Split], size: int | None = None
     padding = (size or len(known)) - len(known)
     usable = np.arange(len(known) + padding) < len(known)
     return Fold(np.pad(known, (0, padding), constant_values=known[0]), usable, np.int32(len(train)))  # type: ignore[arg-type]
+
+
+def _check_groups(index: BankIndex, splits: Sequence[Split]) -> None:
+    known: dict[str, str] = {}
+    tested: dict[str, str] = {}
+    for table, split in zip(index.tables, splits, strict=True):
+        groups = dict(zip(table.tasks, table.groups, strict=True))
+        known |= {groups[task]: f"{table.collection}/{task}" for task in (*split.train, *split.validation)}
+        tested |= {groups[task]: f"{table.collection}/{task}" for task in split.test}
+    for group in sorted(set(known) & set(tested)):
+        raise InputError(
+            f"group {group!r} is on both sides: {known[group]} is trained on and {tested[group]} is tested; "
+            "use a split file that keeps the group together in all collections"
+        )
 
 
 def take_candidates(bank: SurfaceBank, columns: jax.Array) -> SurfaceBank:

@@ -53,15 +53,15 @@ class AugmentConfig:
     candidates: int = 128
     """Configurations offered in a training episode, drawn anew for each batch of episodes (0: all of
     them)."""
-    mixture: float = sweepable(0.5)
+    mixture: float = sweepable(0.2)
     """Share of the episodes that play a convex mixture of two tasks."""
-    warp: float = sweepable(0.3)
+    warp: float = sweepable(0.1)
     """Standard deviation of the log-exponent of the monotone warp."""
-    noise: float = sweepable(0.02)
+    noise: float = sweepable(0.005)
     """Largest standard deviation of the noise put on a surface, in units of its range."""
-    rescale: float = sweepable(0.3)
+    rescale: float = sweepable(0.1)
     """Standard deviation of the log-factor on a surface's range."""
-    forget: float = sweepable(0.0)
+    forget: float = sweepable(0.3)
     """Largest share of the known groups that a player is made to forget for an episode."""
 
 
@@ -97,9 +97,9 @@ class NetworkConfig:
 
     cell: Cell = "gru"
     """Recurrent cell over the history."""
-    context: int = 32
+    context: int = 16
     """Width of the recurrent context."""
-    hidden: int = 32
+    hidden: int = 16
     """Width of the per-candidate head."""
     layers: int = 1
     """Hidden layers of the per-candidate head."""
@@ -109,7 +109,7 @@ class NetworkConfig:
     """Start the context from the metafeatures of the dataset."""
     residual: bool = True
     """Add the head's output to a classical acquisition function instead of learning from nothing."""
-    residual_limit: float = sweepable(2.0)
+    residual_limit: float = sweepable(0.5)
     """Bound on the correction, in units of the log-acquisition."""
     dueling: bool = True
     """A separate head for the value of the state."""
@@ -121,7 +121,7 @@ class NetworkConfig:
 class LearnerConfig:
     """Q-learning from whole episodes; see `hyprl_jax.learner`."""
 
-    episodes: int = 512
+    episodes: int = 1024
     """Episodes played in parallel for an update."""
     plays: int = 8
     """Episodes of each drawn task: the mean return of a task's plays is its baseline."""
@@ -129,20 +129,18 @@ class LearnerConfig:
     """Minibatches in a pass over the played episodes."""
     epochs: int = 2
     """Passes over the played episodes."""
-    updates: int = 200
+    updates: int = 120
     """Updates of a whole run."""
-    gamma: float = sweepable(0.9)
+    gamma: float = sweepable(0.95)
     """Discount."""
     target: Target = "lambda"
     """Kind of return that the network is fitted to."""
-    lambda_: float = sweepable(0.8)
+    lambda_: float = sweepable(0.9)
     """Weight of longer returns."""
     n_step: int = 3
     """Rewards before the bootstrap of n-step returns."""
     baseline: bool = True
     """Shape the rewards by a task-wise potential, the mean return of the task's plays at each trial."""
-    branch: bool = False
-    """x"""
     double: bool = False
     """Double Q-learning: the online network chooses, the target network judges (needs `target_period`)."""
     target_period: int = 0
@@ -167,7 +165,7 @@ class LearnerConfig:
     """Part of the updates over which exploration falls."""
     optimizer: Optimizer = "adam"
     """optax optimizer."""
-    learning_rate: float = sweepable(1e-3)
+    learning_rate: float = sweepable(5e-4)
     """Peak learning rate."""
     decay: Decay = "cosine"
     """Shape of the learning rate over the run."""
@@ -175,13 +173,13 @@ class LearnerConfig:
     """Gradient steps of linear warm-up."""
     weight_decay: float = sweepable(1e-4)
     """Decoupled weight decay (adamw)."""
-    max_gradient_norm: float = sweepable(1.0)
+    max_gradient_norm: float = sweepable(10.0)
     """Gradients are clipped to this global norm."""
-    huber: float = sweepable(1.0)
+    huber: float = sweepable(10.0)
     """Where the squared loss becomes linear, in units of the scaled return."""
     reward_scale: float = sweepable(10.0)
     """Factor on rewards before they are learned."""
-    average: float = sweepable(0.98)
+    average: float = sweepable(0.95)
     """Decay of the moving average of the weights that is evaluated and kept (0: the last weights)."""
 
 
@@ -275,6 +273,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             raise InputError(f"configuration field '{path}' is {value!r}: give a list")
         return tuple(_convert(arguments[0], item, path) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > 2**1000:
+            raise InputError(f"configuration field '{path}' is too large for a number")
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise InputError(f"configuration field '{path}' is {value!r}: give a value of type {hint.__name__}")
@@ -283,11 +283,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 def check(config: TrainConfig) -> None:
     """Raises InputError if the fields do not make sense alone or together."""
-    for part in (config.env, config.augment, config.surrogate, config.network, config.learner):
-        for item in dataclasses.fields(part):
-            value = getattr(part, item.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"configuration field '{item.name}' is {value}: give a finite number")
+    for name, value in _numbers(config):
+        if not math.isfinite(value):
+            raise InputError(f"configuration field '{name}' is {value}: give a finite number")
     learner, network = config.learner, config.network
     at_least_one = {
         "env.trials": config.env.trials, "network.context": network.context, "network.hidden": network.hidden,
@@ -304,12 +302,29 @@ def check(config: TrainConfig) -> None:
         "learner.target_period": learner.target_period, "learner.warmup": learner.warmup,
         "learner.learning_rate": learner.learning_rate, "learner.weight_decay": learner.weight_decay,
         "augment.noise": config.augment.noise, "checkpoint_seconds": config.checkpoint_seconds,
+        "surrogate.learned_variance": config.surrogate.learned_variance,
+        "surrogate.sharpness_low": config.surrogate.sharpness_low,
+        "surrogate.sharpness_high": config.surrogate.sharpness_high,
+        "surrogate.gain_weight": config.surrogate.gain_weight,
+        "learner.replay_alpha": learner.replay_alpha, "learner.replay_beta": learner.replay_beta,
     }  # fmt: skip
     for name, value in not_negative.items():
         if value < 0:
             raise InputError(f"configuration field '{name}' is {value}: give 0 or more")
     _check_probabilities(config)
     _check_combinations(config)
+
+
+def _numbers(part: Any, path: str = "") -> list[tuple[str, float]]:
+    """Dotted names and values of all float fields."""
+    found = []
+    for item in dataclasses.fields(part):
+        value = getattr(part, item.name)
+        if dataclasses.is_dataclass(value):
+            found += _numbers(value, f"{path}{item.name}.")
+        elif isinstance(value, float):
+            found.append((f"{path}{item.name}", value))
+    return found
 
 
 def _check_probabilities(config: TrainConfig) -> None:
@@ -330,6 +345,7 @@ def _check_probabilities(config: TrainConfig) -> None:
         "surrogate.lengthscale": config.surrogate.lengthscale, "surrogate.noise": config.surrogate.noise,
         "learner.huber": learner.huber, "learner.reward_scale": learner.reward_scale,
         "learner.max_gradient_norm": learner.max_gradient_norm,
+        "network.residual_limit": config.network.residual_limit,
     }  # fmt: skip
     for name, value in positive.items():
         if value <= 0:
@@ -349,15 +365,19 @@ def _check_combinations(config: TrainConfig) -> None:
             f"learner.episodes ({learner.episodes}) must be a multiple of "
             f"learner.minibatches ({learner.minibatches})"
         )
+    if learner.baseline and learner.plays < 2:
+        raise InputError(
+            "learner.baseline compares the plays of a task: set learner.plays to 2 or more, or switch it off"
+        )
     if learner.double and not learner.target_period:
         raise InputError("learner.double needs a target network: set learner.target_period")
     if learner.replay != "none" and learner.replay_capacity < learner.episodes:
         raise InputError("learner.replay_capacity must be at least learner.episodes")
     for name in ("folds", "seeds"):
         values = getattr(config, name)
-        if not values or len(set(values)) != len(values) or min(values) < 0:
+        if not values or len(set(values)) != len(values) or min(values) < 0 or max(values) >= 2**31:
             raise InputError(
-                f"configuration field '{name}' is {list(values)}: give different numbers from 0 on"
+                f"configuration field '{name}' is {list(values)}: give different numbers from 0 to 2147483647"
             )
     if 0 < config.augment.candidates < config.env.trials:
         raise InputError("augment.candidates must be 0 (all) or at least env.trials")

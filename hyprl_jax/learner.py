@@ -131,19 +131,11 @@ def update(
     offered = banks.take_candidates(bank, columns)
     tasks = draw_tasks(task_key, offered, fold, config)
     epsilon = _epsilon(state.updates, learner)
-    branch = None
-    if learner.branch:
-        groups = jax.random.randint(column_key, (learner.episodes // learner.plays,), 0, config.env.trials)
-        branch = jnp.repeat(groups, learner.plays)
-        epsilon = (jnp.arange(learner.episodes) % learner.plays > 0).astype(jnp.float32)
-    record = _play(state, offered, fold, tasks, episode_key, epsilon, config, beliefs, branch=branch)
+    record = _play(state, offered, fold, tasks, episode_key, epsilon, config, beliefs)
     batch = make_batch(record, tasks, config)
-    if branch is not None:
-        at = jnp.arange(config.env.trials) == branch[:, None]
-        batch = batch._replace(valid=batch.valid & at)
     metrics = {
         "regret_behaviour": _mean(record.regret, record.valid),
-        "epsilon": jnp.mean(epsilon),
+        "epsilon": epsilon,
         "return": jnp.mean(jnp.sum(jnp.where(record.valid, record.reward, 0.0), axis=1)),
         "value": _mean(record.kept.value, record.valid),
     }
@@ -258,7 +250,7 @@ def chosen_values(network: FlaxNetwork, params: Params, kept: Kept, metafeatures
         return network.advance(params, carry, context)
 
     _, hidden = jax.lax.scan(advance, network.initial_carry(params, metafeatures), kept.context)
-    inputs = CandidateInputs(kept.features[:, None], kept.start[:, None])
+    inputs = CandidateInputs(kept.features[:, None], kept.start[:, None], kept.top)
     return jax.vmap(partial(network.values, params))(hidden, inputs)[:, 0]
 
 
@@ -272,22 +264,21 @@ def _play(
     config: TrainConfig,
     beliefs: SurrogateConfig,
     forced: jax.Array | None = None,
-    branch: jax.Array | None = None,
 ) -> Record:
     """Plays `tasks [E, ...]` with the current parameters (`forced [E, T]`: with given actions)."""
     network, learner = FlaxNetwork(config.network), config.learner
     shared = rollout.background(offered, fold)
 
-    def one(task: Task, episode_key: jax.Array, actions: Any, at: Any, share: Any) -> Record:
+    def one(task: Task, episode_key: jax.Array, actions: Any) -> Record:
         act = rollout.q_player(
-            network, config.network, state.params, share, branch=at, target=state.target,
+            network, config.network, state.params, epsilon, target=state.target,
             double=learner.double, exploration=learner.exploration, forced=actions,
         )  # fmt: skip
         memory = rollout.q_memory(network, state.params, state.target, task)
         return rollout.play(act, memory, shared, task, episode_key, config.env, beliefs)
 
     keys = jax.random.split(key, tasks.best.shape[0])
-    return jax.vmap(one)(tasks, keys, forced, branch, jnp.broadcast_to(epsilon, tasks.best.shape))
+    return jax.vmap(one)(tasks, keys, forced)
 
 
 def _from_replay(

@@ -7,7 +7,8 @@ choice, and
 `values` gives a Q-value to any number of candidates. Parameters do not depend on the number of candidates,
 so that a policy trained on subsets plays whole tables.
 
-With `residual`, `Q(s, x) = V(h) + exp(c(h)) (log-acquisition(x) + r(x, h))`: the policy starts as the
+With `residual`, `Q(s, x) = V(h) + exp(c(h)) acquisition(x) exp(r(x, h))`: an advantage is an expected
+improvement times a learned horizon, corrected by a learned factor. So the policy starts as the
 classical acquisition function it is given and learns a bounded correction r, whose last layer starts at zero.
 """
 
@@ -24,7 +25,7 @@ from hyprl_jax.config import NetworkConfig
 Carry = Any
 Params = Any
 
-_INITIAL_SCALE = 0.05  # of one unit of log-acquisition, in scaled returns
+_INITIAL_HORIZON = 20.0  # scaled return of a unit of improvement: a few trials times the scale of rewards
 
 
 class CandidateInputs(NamedTuple):
@@ -35,6 +36,8 @@ class CandidateInputs(NamedTuple):
     start: jax.Array
     """`[N]` float32 log-acquisition relative to the best legal candidate (0 for that one, negative for
     others)."""
+    top: jax.Array | float = 1.0
+    """Scalar acquisition of the best legal candidate."""
 
 
 class Network(Protocol):
@@ -51,6 +54,9 @@ class Network(Protocol):
 
     def values(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
         """Q-values `[N]` in the context `hidden [H]`."""
+
+    def advantages(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        """Q-values `[N]` less the value of the state: the same order, without its rounding."""
 
 
 class _QModule(nn.Module):
@@ -97,6 +103,10 @@ class _QModule(nn.Module):
         return carry, self.context_norm(hidden) if self.config.layer_norm else hidden
 
     def values(self, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        value = self.value(hidden)[0] if self.config.dueling else jnp.float32(0.0)
+        return value + self.advantages(hidden, inputs)
+
+    def advantages(self, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
         config = self.config
         x = self.see(inputs.features) + self.modulate(hidden)
         for layer in range(config.layers):
@@ -104,13 +114,12 @@ class _QModule(nn.Module):
                 x = self.deeper[layer - 1](x)
             x = nn.relu(self.head_norms[layer](x) if config.layer_norm else x)
         judged = self.judge(x)[..., 0]
-        value = self.value(hidden)[0] if config.dueling else jnp.float32(0.0)
         if not config.residual:
-            return value + judged
+            return judged
         limit = config.residual_limit
         correction = limit * jnp.tanh(judged / limit)
-        scale = _INITIAL_SCALE * jnp.exp(jnp.clip(self.scale(hidden)[0], -4.0, 4.0))
-        return value + scale * (inputs.start + correction)
+        horizon = _INITIAL_HORIZON * jnp.exp(jnp.clip(self.scale(hidden)[0], -4.0, 4.0))
+        return horizon * inputs.top * jnp.exp(inputs.start + correction)
 
     def everything(self, metafeatures: jax.Array, context: jax.Array, inputs: CandidateInputs) -> jax.Array:
         """Touches every parameter once, for initialisation."""
@@ -139,6 +148,9 @@ class FlaxNetwork:
 
     def values(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
         return self._module.apply({"params": params}, hidden, inputs, method=_QModule.values)  # type: ignore[return-value]
+
+    def advantages(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        return self._module.apply({"params": params}, hidden, inputs, method=_QModule.advantages)  # type: ignore[return-value]
 
 
 def _small(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -32,6 +32,9 @@ class TrainingState(NamedTuple):
     learner: LearnerState
     tuned: Tuned
     """What the surrogate was tuned to on the known tasks of the fold."""
+    start_train: jax.Array
+    """float32: regret of the acquisition function that the policy starts from on the training tasks. A policy
+    that is worse there is never kept: it has learned noise."""
     best: Params
     """Averaged parameters with the best validation regret so far."""
     best_score: jax.Array
@@ -146,7 +149,9 @@ def _start(
     state = learner.init(key, bank, fold, config)
     scores = _scores(state.average, tuned, bank, fold, config)
     best = jax.tree.map(jnp.copy, state.average)
-    return TrainingState(state, tuned, best, scores["regret_validation"], jnp.int32(0))
+    return TrainingState(
+        state, tuned, scores["regret_train"], best, scores["regret_validation"], jnp.int32(0)
+    )
 
 
 def _chunk(
@@ -160,11 +165,12 @@ def _chunk(
     learned, metrics = jax.lax.scan(one, state.learner, None, length=config.updates_per_chunk)
     scores = _scores(learned.average, state.tuned, bank, fold, config)
     score = scores["regret_validation"]
-    better = score < state.best_score
+    better = (score < state.best_score) & (scores["regret_train"] <= state.start_train)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), learned.average, state.best)
     after = TrainingState(
         learned,
         state.tuned,
+        state.start_train,
         best,
         jnp.where(better, score, state.best_score),
         jnp.where(better, learned.updates, state.best_updates),

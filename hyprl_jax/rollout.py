@@ -51,6 +51,8 @@ class View(NamedTuple):
     """`[N, F]` float32, see `surrogate.CANDIDATE_FEATURES`."""
     start: jax.Array
     """`[N]` float32 log-acquisition relative to the best legal candidate."""
+    top: jax.Array
+    """Scalar acquisition of the best legal candidate."""
     context: jax.Array
     """`[G]` float32, see `CONTEXT_FEATURES`."""
 
@@ -86,6 +88,8 @@ class Kept(NamedTuple):
     """`[F]` inputs of the chosen candidate."""
     start: jax.Array
     """Scalar start value of the chosen candidate."""
+    top: jax.Array
+    """Scalar acquisition of the best legal candidate."""
     value: jax.Array
     """Scalar: the value of the state, the largest legal Q-value (by double Q-learning with a target
     network)."""
@@ -179,6 +183,7 @@ def look(
         belief,
         surrogate.features(known, belief_state, belief, legal, beliefs),
         start,
+        top,
         context,
     )
 
@@ -216,7 +221,8 @@ def candidate_inputs(view: View, config: NetworkConfig) -> CandidateInputs:
     parts = {"surrogate": [view.features], "encodings": [view.known.encodings]}
     parts["both"] = parts["surrogate"] + parts["encodings"]
     chosen = parts[config.candidates]
-    return CandidateInputs(chosen[0] if len(chosen) == 1 else jnp.concatenate(chosen, axis=-1), view.start)
+    features = chosen[0] if len(chosen) == 1 else jnp.concatenate(chosen, axis=-1)
+    return CandidateInputs(features, view.start, view.top)
 
 
 def q_player(
@@ -229,26 +235,23 @@ def q_player(
     double: bool = False,
     exploration: str = "uniform",
     forced: jax.Array | None = None,
-    branch: jax.Array | None = None,
 ) -> Act:
     """The epsilon-greedy player of a Q-network, which keeps `Kept`; its memory is made by `q_memory`.
 
     With `target` parameters the values of states come from them (with `double`, of the action that `params`
     choose: van Hasselt, Guez and Silver 2016). `exploration` `acquisition` explores in proportion to the
-    acquisition function instead of uniformly. With `branch` (int32 scalar) it explores at that trial only.
-    `forced [T]` int32 actions are played whatever the network says: to look at a stored episode with new
-    parameters.
+    acquisition function instead of uniformly. `forced [T]` int32 actions are played whatever the network
+    says: to look at a stored episode with new parameters.
     """
 
     def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
         legal = view.observation.legal
         inputs = candidate_inputs(view, config)
         carry, hidden = network.advance(params, memory[0], view.context)
-        q = network.values(params, hidden, inputs)
-        best = explore.masked_argmax(q, legal)
+        best = explore.masked_argmax(network.advantages(params, hidden, inputs), legal)
         if target is None:
             memory = (carry, memory[1])
-            value = q[best]
+            value = network.values(params, hidden, inputs)[best]
         else:
             target_carry, target_hidden = network.advance(target, memory[1], view.context)
             target_q = network.values(target, target_hidden, inputs)
@@ -256,13 +259,13 @@ def q_player(
             value = target_q[best if double else explore.masked_argmax(target_q, legal)]
         whether, which = jax.random.split(key)
         explores = jax.random.uniform(whether) < epsilon
-        explores = explores if branch is None else explores & (view.observation.trial == branch)
         action = jnp.where(explores, _explore(which, view, exploration), best)
         action = action if forced is None else forced[view.observation.trial]
         kept = Kept(
             view.context,
             inputs.features[action],
             view.start[action],
+            view.top,
             jnp.where(best >= 0, value, 0.0),
             action == best,
         )
@@ -287,10 +290,10 @@ def ensemble_player(network: Network, config: NetworkConfig, members: Params) ->
 
         def judge(params: Params, carry: Any) -> tuple[Any, jax.Array]:
             carry, hidden = network.advance(params, carry, view.context)
-            return carry, network.values(params, hidden, inputs)
+            return carry, network.advantages(params, hidden, inputs)
 
-        memory, q = jax.vmap(judge)(members, memory)
-        return memory, Choice(explore.masked_argmax(q.mean(0), view.observation.legal), None)
+        memory, advantages = jax.vmap(judge)(members, memory)
+        return memory, Choice(explore.masked_argmax(advantages.mean(0), view.observation.legal), None)
 
     return act
 

@@ -88,12 +88,29 @@ def load_data(config: TrainConfig) -> TrainingData:
         [make_split(table, config.split, fold, config.validation_fraction) for table in tables]
         for fold in config.folds
     ]
+    _check_candidates(config, index)
     sizes = [sum(len(split.train) + len(split.validation) for split in one) for one in splits]
     folds = [banks.make_fold(index, one, max(sizes)) for one in splits]
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *folds)
     groups = [group for table in tables for group in table.groups]
     known = [frozenset(groups[row] for row in fold.known) for fold in folds]
     return TrainingData(jax.tree.map(jnp.asarray, bank), stacked, index, known)
+
+
+def _check_candidates(config: TrainConfig, index: BankIndex) -> None:
+    """InputError if the subset of candidates that an episode is offered is too small in some collection.
+
+    The subset is drawn from the columns of the bank, of which a small collection fills only a part.
+    """
+    sizes = {table.collection: len(table.config_ids) for table in index.tables}
+    widest = max(sizes.values())
+    offered = min(config.augment.candidates or widest, widest)
+    smallest = min(sizes, key=lambda name: sizes[name])
+    if len(sizes) > 1 and offered * sizes[smallest] < 2 * config.env.trials * widest:
+        raise InputError(
+            f"with augment.candidates {config.augment.candidates}, {smallest!r} would often offer fewer than "
+            f"{config.env.trials} configurations an episode: raise it, or set it to 0 for all"
+        )
 
 
 def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) -> Result:
