@@ -1,3 +1,3 @@
-"""HypRL-JAX: pretrained policies for hyperparameter optimization, learned on tables that live on the device."""
+"""HypRL-JAX: pretrained policies for hyperparameter optimization, learned on response surfaces as arrays."""
 
 __version__ = "0.1.0"
