@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from hyprl_jax.bench import environment, learning, rollouts
+from hyprl_jax.bench.devices import cores, use_all_cores
 from hyprl_jax.bench.problem import Problem, make_problem
 from hyprl_jax.bench.timing import Figures, Side, compare, speed
 from hyprl_jax.errors import InputError
@@ -30,6 +31,7 @@ __all__ = [
     "rollouts",
     "run_bench",
     "speed",
+    "use_all_cores",
 ]
 
 
@@ -45,6 +47,7 @@ def run_bench(episodes: int = 1024, trials: int = 20, turns: int = 7, seconds: f
     for name, number in (("episodes", episodes), ("trials", trials), ("turns", turns)):
         if number < 1:
             raise InputError(f"bench: {name} is {number}: give at least 1")
+    use_all_cores()
     problem = make_problem(episodes, trials)
     parts = {
         "environment": (
@@ -64,7 +67,7 @@ def machine_facts() -> dict[str, Any]:
     return {
         "platform": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
-        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_count": cores(),
         "load_average": load,
         "jax": jax.__version__,
         "python": platform.python_version(),

@@ -20,6 +20,7 @@ import numpy as np
 from hyprl_jax import augment, env
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax.bench import devices
 from hyprl_jax.bench.problem import Problem
 from hyprl_jax.bench.timing import Side
 from hyprl_jax.config import EnvConfig
@@ -27,13 +28,16 @@ from hyprl_jax.env import EnvState, Task
 
 
 def batched_side(problem: Problem, episodes: int, seed: int = 0) -> Side:
-    """All `episodes` at once."""
+    """All `episodes` at once, on all devices."""
+    number = devices.used_devices(episodes)
     rows, actions = plan(problem, episodes, seed)
-    program = jax.jit(partial(play_episodes, config=problem.config.env))
-    inputs = problem.bank, problem.fold, jnp.asarray(rows), jnp.asarray(actions)
+    play = partial(play_episodes, config=problem.config.env)
+    program = jax.jit(devices.over_devices(play, number, shared=2))
+    shared = devices.copy_to_all((problem.bank, problem.fold), number)
+    dealt = devices.deal_out((rows, actions), number)
 
     def run() -> None:
-        jax.block_until_ready(program(*inputs))
+        jax.block_until_ready(program(*shared, *dealt))
 
     return Side(run, actions.size)
 

@@ -1,13 +1,14 @@
 """Training of the default agent: compiled updates on many episodes, beside one episode at a time from Python.
 
 Batched, an update draws synthetic tasks, plays all episodes, makes targets and fits the network, in one
-compiled program.
+compiled program. With several devices, the cores of a CPU for instance, each trains a seed of its own on its
+share of the episodes.
 
 The loop does the same with the same environment, network, candidates, synthetic tasks, exploration and
 targets, the conventional way: a compiled function draws one task, a second one plays one trial and is
-called from Python, which reads back whether the episode is over; after each episode a third one makes its
-targets and takes one gradient step on it. (The batched side takes `epochs` times `minibatches` steps on all
-its episodes.)
+called from Python, which reads back the reward and whether the episode is over; after each episode a third
+one makes its targets and takes one gradient step on it. (The batched side takes `epochs` times `minibatches`
+steps on all its episodes.)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 from hyprl_jax import augment, learner, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax.bench import devices
 from hyprl_jax.bench.problem import Problem
 from hyprl_jax.bench.rollouts import Episode, Trial, begin_episode, one_trial
 from hyprl_jax.bench.timing import Side
@@ -31,18 +33,29 @@ from hyprl_jax.rollout import Record
 
 
 def batched_side(problem: Problem) -> Side:
-    """Updates with the parallel episodes of the problem's configuration."""
+    """Updates with the parallel episodes of the problem's configuration, on all devices."""
     config = problem.config
-    init = jax.jit(partial(learner.init, config=config))
-    step = partial(learner.update, config=config, beliefs=config.surrogate)
-    update = jax.jit(step, donate_argnums=0)
-    states = [init(jax.random.key(0), problem.bank, problem.fold)]
+    episodes = config.learner.episodes
+    number = devices.used_devices(episodes // (config.learner.plays * config.learner.minibatches))
+    own = dataclasses.replace(config.learner, episodes=episodes // number)
+    config = dataclasses.replace(config, learner=own)
+
+    def member(bank: SurfaceBank, fold: Fold, state: LearnerState) -> tuple[LearnerState, dict]:
+        alone = jax.tree.map(lambda leaf: leaf[0], state)
+        after = learner.update(alone, bank, fold, config, config.surrogate)
+        return jax.tree.map(lambda leaf: leaf[None], after)
+
+    update = jax.jit(devices.over_devices(member, number, shared=2), donate_argnums=2)
+    init = jax.jit(jax.vmap(partial(learner.init, config=config), in_axes=(0, None, None)))
+    first = init(jax.random.split(jax.random.key(0), number), problem.bank, problem.fold)
+    shared = devices.copy_to_all((problem.bank, problem.fold), number)
+    states = [devices.deal_out(first, number)]
 
     def run() -> None:
-        states[0], metrics = update(states[0], problem.bank, problem.fold)
+        states[0], metrics = update(*shared, states[0])
         jax.block_until_ready((states[0], metrics))
 
-    return Side(run, config.learner.episodes * config.env.trials)
+    return Side(run, episodes * config.env.trials)
 
 
 def loop_side(problem: Problem, episodes: int) -> Side:
@@ -66,6 +79,7 @@ def loop_side(problem: Problem, episodes: int) -> Side:
             for key in trial_keys:
                 episode, result = trial(state.params, episode, key)
                 trials.append(result)
+                float(result.reward)
                 if bool(result.over):
                     break
             states[0] = fit(state, episode, trials, first)

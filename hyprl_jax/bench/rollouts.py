@@ -4,7 +4,8 @@ Both sides play greedily on the same tasks over all candidates, with the whole o
 features, recurrent context, Q-values of all candidates, environment step.
 
 The loop calls two compiled functions from Python, `begin` for an episode and `trial` for all that one trial
-takes, and reads back whether the episode is over. Weights, surfaces and keys lie on the device beforehand.
+takes, and reads back the reward and whether the episode is over. Weights, surfaces and keys lie on the device
+beforehand.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import numpy as np
 from hyprl_jax import augment, env, learner, rollout, surrogate
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax.bench import devices
 from hyprl_jax.bench.problem import Problem
 from hyprl_jax.bench.timing import Side
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.env import EnvState, Task
 from hyprl_jax.networks import FlaxNetwork, Params
 from hyprl_jax.rollout import Act, Background, Choice
+
+_BLOCK = 32  # episodes
 
 
 class Episode(NamedTuple):
@@ -49,14 +53,15 @@ class Trial(NamedTuple):
 
 
 def batched_side(problem: Problem, episodes: int, seed: int = 0) -> Side:
-    """All `episodes` at once."""
+    """All `episodes` at once, on all devices."""
     config = problem.config
-    program = jax.jit(partial(play_episodes, config=config))
-    params = initial_params(problem)
-    rows = jnp.asarray(draw_rows(problem, episodes, seed))
+    number = devices.used_devices(episodes)
+    program = jax.jit(devices.over_devices(partial(play_episodes, config=config), number, shared=3))
+    shared = devices.copy_to_all((initial_params(problem), problem.bank, problem.fold), number)
+    rows = devices.deal_out(draw_rows(problem, episodes, seed), number)
 
     def run() -> None:
-        jax.block_until_ready(program(params, problem.bank, problem.fold, rows))
+        jax.block_until_ready(program(*shared, rows))
 
     return Side(run, episodes * config.env.trials)
 
@@ -76,6 +81,7 @@ def loop_side(problem: Problem, episodes: int, seed: int = 0) -> Side:
             over = False
             while not over:
                 episode, result = trial(params, episode, key)
+                float(result.reward)
                 over = bool(result.over)
 
     return Side(run, episodes * config.env.trials)
@@ -108,6 +114,8 @@ def play_episodes(
         record = rollout.play(act, memory, shared, task, key, config.env, config.surrogate)
         return record.action, record.reward
 
+    if jax.default_backend() == "cpu":  # blocks of episodes that stay in the caches
+        return jax.lax.map(one, rows, batch_size=_BLOCK)
     return jax.vmap(one)(rows)
 
 

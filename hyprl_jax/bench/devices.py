@@ -1,0 +1,69 @@
+"""All devices for the batched side: episodes are dealt out evenly, nothing is exchanged between devices.
+
+XLA runs one program on one core of a CPU, so every core is made a device of its own. That must happen before
+JAX starts; later it is too late, and the one device that there is does all the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+_AXIS = "episodes"
+
+
+def use_all_cores() -> None:
+    """Makes every core of the CPU a device, unless JAX has started already."""
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def used_devices(episodes: int) -> int:
+    """How many devices share `episodes`: all of them, or one if they cannot be dealt out evenly."""
+    number = jax.device_count()
+    return number if episodes % number == 0 else 1
+
+
+def deal_out(tree: Any, devices: int) -> Any:
+    """`tree` with the leading axes of its leaves dealt out over the first `devices` devices."""
+    return jax.device_put(tree, NamedSharding(_mesh(devices), P(_AXIS)))
+
+
+def over_devices(function: Callable, devices: int, shared: int) -> Callable:
+    """`function` with its first `shared` arguments given to each device, the rest and all results dealt out.
+
+    The results have leading axes.
+    """
+    if devices == 1:
+        return function
+
+    def call(*arguments: Any) -> Any:
+        places = tuple(P() if number < shared else P(_AXIS) for number in range(len(arguments)))
+        dealt = jax.shard_map(
+            function, mesh=_mesh(devices), in_specs=places, out_specs=P(_AXIS), check_vma=False
+        )
+        return dealt(*arguments)
+
+    return call
+
+
+def copy_to_all(tree: Any, devices: int) -> Any:
+    """`tree` on each of the first `devices` devices."""
+    return jax.device_put(tree, NamedSharding(_mesh(devices), P()))
+
+
+def _mesh(devices: int) -> jax.sharding.Mesh:
+    return jax.make_mesh((devices,), (_AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
