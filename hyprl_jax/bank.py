@@ -10,6 +10,7 @@ place on a device (names, identifiers) is in the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -138,17 +139,21 @@ def make_fold(index: BankIndex, splits: Sequence[Split], size: int | None = None
 
 
 def _check_groups(index: BankIndex, splits: Sequence[Split]) -> None:
-    known: dict[str, str] = {}
-    tested: dict[str, str] = {}
+    """InputError if a group is known in one collection and tested in another (splits see to it within one)."""
+    known: dict[str, list[tuple[str, str]]] = {}
+    tested: dict[str, list[tuple[str, str]]] = {}
     for table, split in zip(index.tables, splits, strict=True):
         groups = dict(zip(table.tasks, table.groups, strict=True))
-        known |= {groups[task]: f"{table.collection}/{task}" for task in (*split.train, *split.validation)}
-        tested |= {groups[task]: f"{table.collection}/{task}" for task in split.test}
+        for side, tasks in ((known, (*split.train, *split.validation)), (tested, split.test)):
+            for task in tasks:
+                side.setdefault(groups[task], []).append((table.collection, task))
     for group in sorted(set(known) & set(tested)):
-        raise InputError(
-            f"group {group!r} is on both sides: {known[group]} is trained on and {tested[group]} is tested; "
-            "use a split file that keeps the group together in all collections"
-        )
+        for one, other in itertools.product(known[group], tested[group]):
+            if one[0] != other[0]:
+                raise InputError(
+                    f"group {group!r} is on both sides: {'/'.join(one)} is trained on and {'/'.join(other)} is "
+                    "tested; use a split file that keeps the group on one side in all collections"
+                )
 
 
 def take_candidates(bank: SurfaceBank, columns: jax.Array) -> SurfaceBank:

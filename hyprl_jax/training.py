@@ -106,7 +106,7 @@ def _check_candidates(config: TrainConfig, index: BankIndex) -> None:
     widest = max(sizes.values())
     offered = min(config.augment.candidates or widest, widest)
     smallest = min(sizes, key=lambda name: sizes[name])
-    if len(sizes) > 1 and offered * sizes[smallest] < 2 * config.env.trials * widest:
+    if len(sizes) > 1 and offered * sizes[smallest] < config.env.trials * widest:
         raise InputError(
             f"with augment.candidates {config.augment.candidates}, {smallest!r} would often offer fewer than "
             f"{config.env.trials} configurations an episode: raise it, or set it to 0 for all"
