@@ -139,7 +139,7 @@ def make_fold(index: BankIndex, splits: Sequence[Split], size: int | None = None
 
 
 def _check_groups(index: BankIndex, splits: Sequence[Split]) -> None:
-    """InputError if a group is known in one collection and tested in another (splits see to it within one)."""
+    """InputError if a group is known in one collection and tested in another (a split sees to its own)."""
     known: dict[str, list[tuple[str, str]]] = {}
     tested: dict[str, list[tuple[str, str]]] = {}
     for table, split in zip(index.tables, splits, strict=True):
@@ -151,8 +151,8 @@ def _check_groups(index: BankIndex, splits: Sequence[Split]) -> None:
         for one, other in itertools.product(known[group], tested[group]):
             if one[0] != other[0]:
                 raise InputError(
-                    f"group {group!r} is on both sides: {'/'.join(one)} is trained on and {'/'.join(other)} is "
-                    "tested; use a split file that keeps the group on one side in all collections"
+                    f"group {group!r} is on both sides: {'/'.join(one)} is trained on and {'/'.join(other)} "
+                    "is tested; use a split file that keeps the group on one side in all collections"
                 )
 
 
