@@ -176,7 +176,9 @@ def update(
     row = covariance_row(known, action, config)
     deviation = jnp.sqrt(jnp.maximum(state.variance[action], 0.0) + config.noise)
     new_row = (row - state.rows[:, action] @ state.rows) / deviation
-    facts = jnp.stack([objective, jnp.float32(1.0), known.mean[action]])
+    first = jnp.where(state.trial > 0, state.objectives[0], objective)
+    relative = objective - _reference(known, first)
+    facts = jnp.stack([relative, jnp.float32(1.0), known.mean[action]])
     whitened = (facts - state.projections[:, action]) / deviation
 
     ours = objective - state.objectives
@@ -195,6 +197,12 @@ def update(
         incumbent=jnp.maximum(state.incumbent, objective),
         trial=state.trial + 1,
     )
+
+
+def _reference(known: Knowledge, first: jax.Array) -> jax.Array:
+    """What objectives are counted from in projections and moments: a typical worst value of the known tasks,
+    or the `first` objective if there are none. Squares of objectives far from 0 would cancel in float32."""
+    return jnp.where(jnp.any(known.weights > 0), known.weights @ known.lower, first)
 
 
 def scale(known: Knowledge, state: SurrogateState) -> tuple[jax.Array, jax.Array]:
@@ -216,7 +224,8 @@ def scale(known: Knowledge, state: SurrogateState) -> tuple[jax.Array, jax.Array
     # A known range is never narrower than a hundredth of a typical one.
     lower_variance = weights @ (known.lower - lower) ** 2 + (0.01 / jnp.exp(centre)) ** 2 + 1e-12
     precision_before = 1.0 / (grid**2 * lower_variance)
-    guess = -grid * lower
+    reference = _reference(known, state.objectives[0])
+    guess = -grid * (lower - reference)
     yy, y1, ym, oo, om, mm = (
         state.moments[i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
     )
@@ -226,7 +235,8 @@ def scale(known: Knowledge, state: SurrogateState) -> tuple[jax.Array, jax.Array
     misfit = misfit + precision_before * (shift - guess) ** 2
     evidence = state.trial * jnp.log(grid) - 0.5 * misfit - 0.5 * jnp.log(precision / precision_before)
     posterior = jax.nn.softmax(evidence - 0.5 * offsets**2)
-    return posterior @ grid, posterior @ shift
+    factor = posterior @ grid
+    return factor, posterior @ shift - factor * reference
 
 
 def cold_scale(state: SurrogateState) -> tuple[jax.Array, jax.Array]:
@@ -248,11 +258,15 @@ def believe(known: Knowledge, state: SurrogateState, legal: jax.Array, config: S
         learned = scale(known, state)
         factor, shift = jnp.where(informed, learned[0], factor), jnp.where(informed, learned[1], shift)
     objective, one, mean = state.projections
-    posterior = known.mean - mean + factor * objective + shift * one
+    # The projections are of objectives counted from a reference, and so is the incumbent.
+    reference = _reference(known, state.objectives[0])
+    moved = shift + factor * reference
+    posterior = known.mean - mean + factor * objective + moved * one
     deviation = jnp.sqrt(jnp.maximum(state.variance, 1e-8))
     begun = state.trial > 0
     first = jnp.max(jnp.where(legal, known.mean, -jnp.inf), initial=0.0)
-    incumbent = jnp.where(begun, factor * jnp.where(begun, state.incumbent, 0.0) + shift, first)
+    above = jnp.where(begun, state.incumbent - reference, 0.0)
+    incumbent = jnp.where(begun, factor * above + moved, first)
     improvement = expected_improvement(posterior, deviation, incumbent)
     sharpness = jnp.stack([jnp.asarray(config.sharpness_low), jnp.asarray(config.sharpness_high)])
     weights = retrieval_weights(known, state, sharpness)

@@ -88,6 +88,7 @@ def cold_player(memory: ColdMemory, view: View, key: jax.Array) -> tuple[ColdMem
 def _evidence(state: surrogate.SurrogateState, log_determinant: jax.Array) -> jax.Array:
     """Log marginal likelihood of the standardised history, up to a constant."""
     factor, shift = surrogate.cold_scale(state)
+    shift = shift + factor * state.objectives[0]  # moments are of objectives counted from the first
     m = state.moments
     misfit = factor**2 * m[0, 0] + 2.0 * factor * shift * m[0, 1] + shift**2 * m[1, 1]
     return -0.5 * (misfit + log_determinant)
