@@ -178,6 +178,63 @@ def test_rescaling_stretches_the_range_from_its_lower_end() -> None:
     assert 0.4 < np.std(np.log(factors)) < 0.6 and abs(np.mean(np.log(factors))) < 0.12
 
 
+def test_a_subset_of_the_candidates_keeps_the_values_of_the_whole_table() -> None:
+    """Nothing is stretched to the range of what happens to be offered: in units of the table's own range, a
+    warp has the same exponent at every candidate."""
+    table = make_tables("one", 4, 9, tasks_a_group=1)
+    bank, index = pack([table])
+    fold = on_device(make_fold(index, [split_of(table, [0], [1])]))
+    columns = jnp.asarray([0, 2, 3, 5, 8], jnp.int32)
+    offered = take_candidates(on_device(bank), columns)
+    plain = drawn(jax.random.key(8), offered, fold, PLAIN)
+    np.testing.assert_allclose(plain.objective, np.tile(offered.objective[0], (NUMBER, 1)), atol=1e-5)
+    warped = drawn(jax.random.key(8), offered, fold, dataclasses.replace(PLAIN, warp=0.5))
+    old = np.asarray(bank.unit)[0, columns]
+    new = (warped.objective - bank.worst[0]) / (bank.best[0] - bank.worst[0])
+    middle = (old > 0.05) & (old < 0.95)
+    assert middle.sum() >= 2
+    exponents = np.log(new[:, middle]) / np.log(old[middle])
+    gentle = exponents[:, 0] < 2.0  # large powers of small numbers lose their digits
+    np.testing.assert_allclose(exponents[gentle], exponents[gentle][:, :1] * np.ones(middle.sum()), rtol=0.02)
+    assert 0.3 < np.std(np.log(exponents[:, 0])) < 0.7
+
+
+def variant(task: Task, number: int) -> Task:
+    return host(quick_jit(augment.numbered_variant)(task, jnp.int32(number)))
+
+
+def test_variants_offer_the_same_half_every_time() -> None:
+    """Variant 0 is the task as it is; any other has about half of its candidates, with their own ends."""
+    random = np.random.default_rng(0)
+    values, legal = random.normal(size=400).astype(np.float32), random.uniform(size=400) < 0.7
+    offered = values[legal]
+    task = Task(
+        values, legal, offered.max(), offered.min(), np.ones(3, bool), np.ones(2, np.float32), np.int32(0)
+    )  # type: ignore[arg-type]
+    for before, after in zip(
+        jax.tree.leaves(task), jax.tree.leaves(variant(on_device(task), 0)), strict=True
+    ):
+        assert np.array_equal(before, after)
+    found = [variant(on_device(task), number) for number in (1, 2, 3, 1)]
+    assert np.array_equal(found[0].legal, found[3].legal), "the same every time"
+    assert len({half.legal.tobytes() for half in found[:3]}) == 3, "another number, another half"
+    for half in found:
+        assert not (half.legal & ~legal).any() and 0.4 < half.legal.sum() / legal.sum() < 0.6
+        assert half.best == values[half.legal].max() and half.worst == values[half.legal].min()
+        assert np.array_equal(half.objective, values) and np.array_equal(half.peers, task.peers)
+
+
+def test_a_variant_always_offers_something() -> None:
+    """A task whose only candidate falls out is left whole."""
+    for number in range(1, 9):
+        only = Task(
+            jnp.asarray([1.0, 2.0]), jnp.asarray([False, True]), jnp.float32(2.0), jnp.float32(2.0),
+            jnp.ones(1, bool), jnp.zeros(1), jnp.int32(0),
+        )  # fmt: skip
+        half = variant(only, number)
+        assert half.legal.tolist() == [False, True] and half.best == half.worst == 2.0
+
+
 @given(st.integers(1, 40), st.integers(0, 45), st.integers(0, 1000))
 @settings(max_examples=20)
 def test_columns_are_different_and_in_order(total: int, number: int, seed: int) -> None:

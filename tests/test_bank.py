@@ -158,6 +158,27 @@ def test_folds_are_padded_with_unusable_tasks() -> None:
         make_fold(index, [split_of(first, []), split_of(second, [], [1])])
 
 
+def test_a_group_is_on_one_side_in_all_collections() -> None:
+    """What is known of a dataset in one collection must not be tested in another, and not validated either;
+    within a collection that is the split's business."""
+    first, second = (
+        dataclasses.replace(make_tables(name, 4, 5, tasks_a_group=1), groups=groups)
+        for name, groups in (("first", ("a", "b", "c", "d")), ("second", ("c", "d", "e", "f")))
+    )
+    _, index = pack([first, second])
+    fold = make_fold(index, [split_of(first, [0, 1]), split_of(second, [2], [3])])
+    assert np.asarray(fold.known).tolist() == [0, 1, 6, 7]
+    for splits, told in (
+        ([split_of(first, [0, 1, 2]), split_of(second, [2])], "first/task2 is trained on and second/task0"),
+        ([split_of(first, [0, 1], [3]), split_of(second, [2])], "first/task3 is trained on and second/task1"),
+        ([split_of(first, [0, 1]), split_of(second, [0])], "second/task0 is trained on and first/task2"),
+    ):
+        with pytest.raises(InputError, match=told):
+            make_fold(index, splits)
+    alone = dataclasses.replace(first, groups=("a", "a", "b", "b"))
+    assert len(make_fold(pack([alone])[1], [split_of(alone, [0, 2])]).known) == 2
+
+
 def test_peers_leave_out_the_own_group_and_other_collections() -> None:
     first, second = two_collections()
     bank, index = on_device(pack([first, second])[0]), pack([first, second])[1]

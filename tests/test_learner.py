@@ -166,7 +166,8 @@ def random_record(seed: int, episodes: int, trials: int) -> Record:
     over = steps >= lengths[:, None] - 1
     shape = (episodes, trials)
     draw = lambda: random.normal(size=shape).astype(np.float32)
-    kept = Kept(np.zeros((*shape, 1), np.float32), np.zeros((*shape, 1), np.float32), draw(), draw(), valid)
+    wide = np.zeros((*shape, 1), np.float32)
+    kept = Kept(wide, wide, start=draw(), top=draw(), value=draw(), greedy=valid)
     actions = np.zeros(shape, np.int32)
     return on_device(Record(actions, draw(), draw(), over, valid, draw(), kept))
 

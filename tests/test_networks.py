@@ -54,7 +54,7 @@ def random_inputs(candidates: int, seed: int = 0) -> tuple[jax.Array, jax.Array,
     return (
         draw(META),
         draw(STEPS, CONTEXT),
-        CandidateInputs(draw(candidates, FEATURES), -jnp.abs(draw(candidates))),
+        CandidateInputs(draw(candidates, FEATURES), -jnp.abs(draw(candidates)), jnp.float32(0.3)),
     )
 
 
@@ -96,12 +96,14 @@ def test_values_follow_their_candidates(cell: str) -> None:
     everything = np.asarray(unrolled(config, params, inputs))
     assert everything.shape == (STEPS, 9) and everything.dtype == np.float32
     for chosen in (np.random.default_rng(0).permutation(9), np.array([4]), np.array([8, 0, 3])):
-        part = (inputs[0], inputs[1], jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], inputs[2]))
+        features, start, top = inputs[2]
+        part = (inputs[0], inputs[1], CandidateInputs(features[chosen], start[chosen], top))
         np.testing.assert_allclose(unrolled(config, params, part), everything[:, chosen], atol=1e-5)
 
 
 @pytest.mark.parametrize("dueling", [True, False])
 def test_a_residual_network_starts_as_the_acquisition(dueling: bool) -> None:
+    """Every value is 20 times the acquisition itself, and so the order is that of the acquisition."""
     config = dataclasses.replace(SMALL, dueling=dueling)
     for seed in range(3):
         params = FlaxNetwork(config).init(jax.random.key(seed), META, CONTEXT, FEATURES)
@@ -109,22 +111,33 @@ def test_a_residual_network_starts_as_the_acquisition(dueling: bool) -> None:
         values = np.asarray(unrolled(config, params, inputs))
         for step in range(STEPS):
             assert np.array_equal(np.argsort(values[step]), np.argsort(inputs[2].start))
-        assert values.max() <= 0.0 if dueling else True
+        acquisition = 0.3 * np.exp(np.asarray(inputs[2].start))
+        np.testing.assert_allclose(values, 20.0 * np.tile(acquisition, (STEPS, 1)), rtol=1e-5)
+
+
+def test_advantages_are_values_less_that_of_the_state() -> None:
+    """The same for all candidates: the order is that of the values."""
+    params, (metafeatures, contexts, candidates) = shaken(parameters(SMALL)), random_inputs(9)
+    network = FlaxNetwork(SMALL)
+    _, hidden = network.advance(params, network.initial_carry(params, metafeatures), contexts[0])
+    values = np.asarray(network.values(params, hidden, candidates))
+    advantages = np.asarray(network.advantages(params, hidden, candidates))
+    np.testing.assert_allclose(values - advantages, (values - advantages)[0], atol=1e-5)
+    assert abs((values - advantages)[0]) > 1e-3 and (advantages > 0.0).all()
 
 
 def test_the_correction_is_bounded() -> None:
-    """However large the parameters, corrections stay within twice the limit of one another."""
-    config = dataclasses.replace(SMALL, residual_limit=0.5, layer_norm=False)
+    """However large the parameters, the factor on the acquisition stays within the exponential of the
+    limit."""
+    assert SMALL.residual_limit == 0.5
+    config = dataclasses.replace(SMALL, layer_norm=False, dueling=False)
     params = jax.tree.map(lambda leaf: 50.0 * leaf, shaken(parameters(config)))
     params = {**params, "scale": jax.tree.map(jnp.zeros_like, params["scale"])}
     inputs = random_inputs(30)
-    level = inputs[2]._replace(start=jnp.zeros(30))
-    spread = np.ptp(np.asarray(unrolled(config, params, (*inputs[:2], level))), axis=1)
-    unit = np.asarray(
-        unrolled(config, parameters(config), (*inputs[:2], level._replace(start=-jnp.arange(30.0))))
-    )
-    one = -np.diff(unit[0])[0]  # one unit of log-acquisition at the start, in Q-values
-    assert (spread <= 2 * 0.5 * one + 1e-5).all() and spread.max() > 0.5 * one
+    acquisition = 0.3 * np.exp(np.asarray(inputs[2].start))
+    factors = np.asarray(unrolled(config, params, inputs)) / (20.0 * acquisition)
+    assert np.abs(np.log(factors)).max() <= 0.5 + 1e-5
+    assert np.ptp(np.log(factors), axis=1).max() > 0.5, "it is used on both sides"
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

@@ -105,7 +105,7 @@ def tiny_config(*collections: str, **changes: Any) -> TrainConfig:
         "updates_per_chunk": 2,
         "checkpoint_seconds": 0.0,
         "env": EnvConfig(trials=TRIALS),
-        "augment": AugmentConfig(candidates=6),
+        "augment": AugmentConfig(candidates=7),
         "network": NetworkConfig(context=8, hidden=8),
         "learner": LearnerConfig(**learner),
     }
