@@ -133,6 +133,7 @@ def play(
     # With one collection the encodings stay shared by all episodes instead of being copied for each.
     encodings = shared.encodings[0] if shared.encodings.shape[0] == 1 else shared.encodings[task.collection]
     known = surrogate.know(shared.surfaces, encodings, shared.lower, shared.span, task.peers, beliefs)
+    informed = jnp.any(known.weights > 0)
     zero = jnp.float32(0.0)
 
     def one(carry: tuple, step_key: jax.Array) -> tuple[tuple, Record]:
@@ -140,9 +141,12 @@ def play(
         view = look(known, task, state, belief_state, latest, config, beliefs)
         memory, choice = act(memory, view, step_key)
         after, result = env.step(task, state, choice.action, config)
+        expected = (view.belief.mean[choice.action] - view.belief.scale[1]) / view.belief.scale[0]
+        # Where nothing is known of the objective's unit, the first result cannot surprise.
+        foreseen = informed | (view.observation.trial > 0)
         latest = _Latest(
             state.incumbent,
-            (view.belief.mean[choice.action] - view.belief.scale[1]) / view.belief.scale[0],
+            jnp.where(foreseen, expected, result.objective),
             view.belief.deviation[choice.action],
             view.start[choice.action],
         )
