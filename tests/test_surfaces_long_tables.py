@@ -338,6 +338,35 @@ def test_damaged_tables_never_escape(tmp_path: Path, data: st.DataObject) -> Non
         assert validate_path(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("note", [b"{", b"\xff\xfe", b'{"columns": 1'])
+def test_what_pandas_noted_may_be_damaged(tmp_path: Path, note: bytes) -> None:
+    """The cells are whole, and only they are read."""
+    table = pa.Table.from_pandas(results()).replace_schema_metadata({b"pandas": note})
+    pq.write_table(table, tmp_path / "r.parquet")
+    import_collection("table", tmp_path / "r.parquet", tmp_path / "out", **OPTIONS)
+    for file in ("tasks", "configs", "evaluations"):
+        path = tmp_path / "out" / f"{file}.parquet"
+        pq.write_table(pq.read_table(path).replace_schema_metadata({b"pandas": note}), path)
+    assert validate_path(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("numbers", [(1e-320, 1.0), (-1.7e308, 1.7e308), (1e-300, 1e308)])
+def test_numbers_without_a_range_are_refused(tmp_path: Path, numbers: tuple[float, float]) -> None:
+    frame = results()
+    frame["C"] = np.resize(np.asarray([*numbers, 0.5 * numbers[1]]), len(frame))
+    try:
+        import_collection("table", written(tmp_path, frame), tmp_path / "out", **OPTIONS)
+    except InputError as error:
+        assert "'C'" in str(error) and "\n" not in str(error)
+    else:
+        assert validate_path(tmp_path / "out") == []
+
+
+def written(folder: Path, frame: pd.DataFrame) -> Path:
+    frame.to_csv(folder / "any.csv", index=False)
+    return folder / "any.csv"
+
+
 @given(st.integers(0, 200), st.integers(2, 40))
 def test_inferred_spaces_allow_what_they_were_inferred_from(seed: int, number: int) -> None:
     configs = small_collection(2, number, seed).configs.drop(columns=["config_id", "bias"])

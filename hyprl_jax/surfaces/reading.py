@@ -164,7 +164,8 @@ def _read_table(path: Path, report: Callable[[Fault], None]) -> pd.DataFrame | N
             if len(found) > MOST_FAULTS_A_RULE:
                 message = f"and {len(found) - MOST_FAULTS_A_RULE} more rows with this fault"
                 report(Fault(path.name, None, None, "nan", message))
-    return table.to_pandas(ignore_metadata=True)
+    # Without what pandas noted about its types: that text may be damaged, and it is read even if ignored.
+    return table.replace_schema_metadata(None).to_pandas()
 
 
 def read_parquet(path: Path) -> pa.Table:

@@ -33,11 +33,20 @@ def infer_space(frame: pd.DataFrame) -> ConfigSpace.ConfigurationSpace:
 
     Raises:
         InputError: a column is empty, has too many texts for a categorical, or is empty at times with no
-        column that
-            explains when; the message names the column.
+            column that explains when, or has numbers too large or too small for a range; the message names
+            the column.
     """
     space = ConfigSpace.ConfigurationSpace()
-    space.add(*(_hyperparameter(str(column), frame[column]) for column in frame.columns))
+    for column in frame.columns:
+        try:
+            with np.errstate(over="raise", invalid="raise", divide="raise"):
+                space.add(_hyperparameter(str(column), frame[column]))
+        except InputError:
+            raise
+        except (ValueError, ArithmeticError) as error:
+            # Numbers at the ends of what a float64 can hold have no range, and some names are reserved.
+            why = " ".join(str(error.__cause__ or error).split())[:200]
+            raise InputError(f"hyperparameter '{column}': no space can be inferred ({why})") from None
     empty = {str(column): int(frame[column].isna().sum()) for column in frame.columns}
     conditions = [
         _condition(space, frame, child, [parent for parent in empty if empty[parent] < empty[child]])

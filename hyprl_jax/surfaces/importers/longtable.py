@@ -167,7 +167,8 @@ def _from_parquet(path: Path) -> LongTable:
         for name in table.column_names
         if pa.types.is_floating(table.schema.field(name).type)
     }
-    frame = table.to_pandas(ignore_metadata=True)
+    # Without what pandas noted about its types: that text may be damaged, and it is read even if ignored.
+    frame = table.replace_schema_metadata(None).to_pandas()
     for name in frame.columns:
         if _is_text(frame[name]):
             frame[name] = frame[name].str.strip()
