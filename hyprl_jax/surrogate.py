@@ -270,8 +270,7 @@ def believe(known: Knowledge, state: SurrogateState, legal: jax.Array, config: S
     improvement = expected_improvement(posterior, deviation, incumbent)
     sharpness = jnp.stack([jnp.asarray(config.sharpness_low), jnp.asarray(config.sharpness_high)])
     weights = retrieval_weights(known, state, sharpness)
-    ahead = jnp.maximum(known.surfaces - state.reached[:, None], 0.0)
-    gains = weights @ ahead
+    gains = expected_gains(known, state, weights)
     return Belief(
         mean=posterior,
         deviation=deviation,
@@ -283,6 +282,21 @@ def believe(known: Knowledge, state: SurrogateState, legal: jax.Array, config: S
         concentration=jnp.sum(weights**2, axis=1),
         scale=jnp.stack([factor, shift]),
     )
+
+
+def expected_gains(known: Knowledge, state: SurrogateState, weights: jax.Array) -> jax.Array:
+    """`[S, N]`: `sum_k weights_k max(P_k(x) - reached_k, 0)` for `weights [S, K]`.
+
+    A loop over known tasks, because on CPU it runs in cache: an order of magnitude faster than a product with
+    the `[K, N]` matrix of every episode.
+    """
+
+    def add(task: jax.Array, total: jax.Array) -> jax.Array:
+        ahead = jnp.maximum(known.surfaces[task] - state.reached[task], 0.0)
+        return total + weights[:, task][:, None] * ahead
+
+    empty = jnp.zeros((weights.shape[0], known.surfaces.shape[1]), jnp.float32)
+    return jax.lax.fori_loop(0, known.surfaces.shape[0], add, empty)
 
 
 def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Array) -> jax.Array:
