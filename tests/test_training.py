@@ -25,6 +25,7 @@ from tiny_runs import NAMES, TRIALS, Compilations, timeless_metrics, tiny_config
 
 from hyprl_jax import training
 from hyprl_jax.checkpoints import CheckpointStore
+from hyprl_jax.cli.common import INTERRUPTED
 from hyprl_jax.config import from_dict, to_dict
 from hyprl_jax.errors import InputError
 from hyprl_jax.policies import load_policy
@@ -306,7 +307,7 @@ def test_kills_at_any_moment_and_again_while_resuming(
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_process_with_a_checkpoint_and_success(
+def test_sigterm_ends_the_process_with_a_checkpoint_and_its_own_exit_code(
     finished: SimpleNamespace, tmp_path: Path
 ) -> None:
     run, file = tmp_path / "run", tmp_path / "config.json"
@@ -315,7 +316,7 @@ def test_sigterm_ends_the_process_with_a_checkpoint_and_success(
     wait_for_rows(run, 1, process)
     process.terminate()
     out, err = process.communicate(timeout=MOMENT)
-    assert process.returncode == 0, err
+    assert process.returncode == INTERRUPTED, err
     assert json.loads(out)["interrupted"] is True
     assert "Traceback" not in err
     assert training.resume(run, silent=True) == {**finished.result, "run": str(run)}
