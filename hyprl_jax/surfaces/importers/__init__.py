@@ -14,10 +14,13 @@ from typing import Any
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.surfaces.collection import Collection
+from hyprl_jax.surfaces.importers.arlbench import import_arlbench
 from hyprl_jax.surfaces.importers.ecml2016 import import_ecml2016
 from hyprl_jax.surfaces.importers.folder import import_folder
+from hyprl_jax.surfaces.importers.lcbench import import_lcbench
 from hyprl_jax.surfaces.importers.nnmeta import import_nnmeta
 from hyprl_jax.surfaces.importers.table import TableOptions, import_table
+from hyprl_jax.surfaces.importers.taskset import import_taskset
 from hyprl_jax.surfaces.writing import write_collection
 
 __all__ = ["SOURCES", "Source", "import_collection"]
@@ -39,15 +42,26 @@ def _read_table(path: str | Path, **options: Any) -> Collection:
 
 
 SOURCES: dict[str, Source] = {
+    "arlbench": Source(
+        "a reinforcement-learning algorithm on many environments (folder of npz files, or one)",
+        import_arlbench,
+        ("name", "algorithm", "last_only"),
+    ),
     "collection": Source("a collection made elsewhere (folder)", import_folder, ("name", "repair")),
     "ecml2016": Source("SVM on 50 datasets (folder or tar archive)", import_ecml2016, ("name",)),
     "hyprl-nnmeta": Source(
         "neural networks on 50 datasets (folder or tar archive)", import_nnmeta, ("name",)
     ),
+    "lcbench": Source(
+        "multi-layer perceptrons on 34 tasks (npz file)", import_lcbench, ("name", "last_only")
+    ),
     "table": Source(
         "a long CSV or Parquet file, one row an evaluation",
         _read_table,
         tuple(field.name for field in dataclasses.fields(TableOptions)),
+    ),
+    "taskset": Source(
+        "optimizer hyperparameters on 12 problems (npz file)", import_taskset, ("name", "last_only")
     ),
 }
 
