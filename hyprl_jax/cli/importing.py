@@ -27,8 +27,8 @@ class ImportOptions:
       hyprl surfaces import table results.csv --out meta_data/mine --task dataset --objective accuracy
       hyprl surfaces import ecml2016 ecml2016-svm.tar.xz --out meta_data/svm288
 
-    SOURCE is one of collection, table, hyprl-nnmeta, ecml2016. Some have options of their own:
-    `hyprl surfaces import table --help` shows those of a table.
+    SOURCE is one of collection, table, hyprl-nnmeta, ecml2016, lcbench, taskset, arlbench, hpob. Some have
+    options of their own: `hyprl surfaces import table --help` shows those of a table.
     """
 
     kind: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
@@ -112,7 +112,53 @@ class TableImportOptions(ImportOptions):
     """Rules that may repair faults; without any, every fault is refused."""
 
 
-OPTIONS: dict[str, type[ImportOptions]] = {"collection": CollectionImportOptions, "table": TableImportOptions}
+@dataclass(frozen=True, kw_only=True)
+class CurvesImportOptions(ImportOptions):
+    """Import learning curves of many tasks from one npz file (lcbench, taskset).
+
+    Examples:
+      hyprl surfaces import lcbench lcbench_surrogate.npz --out meta_data/lcbench
+      hyprl surfaces import taskset taskset12.npz --out meta_data/taskset --last-only
+    """
+
+    last_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out all points of the curves but the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArlbenchImportOptions(CurvesImportOptions):
+    """Import one reinforcement-learning algorithm of ARLBench from a folder of npz files, or from one.
+
+    Example:
+      hyprl surfaces import arlbench arlbench --out meta_data/arlbench_ppo --algorithm ppo
+    """
+
+    algorithm: _Text = None
+    """Which algorithm, as dqn or ppo; may be left out where there is one only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HpobImportOptions(ImportOptions):
+    """Import one search space of HPO-B from a folder of its JSON files, or from one.
+
+    Example:
+      hyprl surfaces import hpob hpob-data --out meta_data/hpob_5971 --space 5971
+    """
+
+    space: _Text = None
+    """Which search space; may be left out where there is one only."""
+    repair: _Rules = None
+    """Rules that may repair faults; without any, every fault is refused."""
+
+
+OPTIONS: dict[str, type[ImportOptions]] = {
+    "arlbench": ArlbenchImportOptions,
+    "collection": CollectionImportOptions,
+    "hpob": HpobImportOptions,
+    "lcbench": CurvesImportOptions,
+    "table": TableImportOptions,
+    "taskset": CurvesImportOptions,
+}
 
 
 def read_import_options(words: list[str], program: str) -> ImportOptions:

@@ -17,6 +17,7 @@ from hyprl_jax.surfaces.collection import Collection
 from hyprl_jax.surfaces.importers.arlbench import import_arlbench
 from hyprl_jax.surfaces.importers.ecml2016 import import_ecml2016
 from hyprl_jax.surfaces.importers.folder import import_folder
+from hyprl_jax.surfaces.importers.hpob import import_hpob
 from hyprl_jax.surfaces.importers.lcbench import import_lcbench
 from hyprl_jax.surfaces.importers.nnmeta import import_nnmeta
 from hyprl_jax.surfaces.importers.table import TableOptions, import_table
@@ -49,6 +50,9 @@ SOURCES: dict[str, Source] = {
     ),
     "collection": Source("a collection made elsewhere (folder)", import_folder, ("name", "repair")),
     "ecml2016": Source("SVM on 50 datasets (folder or tar archive)", import_ecml2016, ("name",)),
+    "hpob": Source(
+        "a search space of HPO-B (folder of JSON files, or one)", import_hpob, ("name", "space", "repair")
+    ),
     "hyprl-nnmeta": Source(
         "neural networks on 50 datasets (folder or tar archive)", import_nnmeta, ("name",)
     ),

@@ -40,7 +40,7 @@ from hyprl_jax.surfaces.importers.arrays import (
     plain_numbers,
     select_columns,
 )
-from hyprl_jax.surfaces.importers.diverged import diverged_become_worst
+from hyprl_jax.surfaces.importers.diverged import diverged_become_worst, is_finite
 
 BEYOND = 10.0
 SHARE_RULE = "budget-becomes-share"
@@ -190,7 +190,7 @@ def _read(path: Path, space: ConfigurationSpace) -> _Content:
     configs = pd.DataFrame(columns)
     check_configurations(path.name, space, configs)
     budgets = arrays["budgets"]
-    if not (np.isfinite(budgets).all() and budgets[0] > 0.0 and (np.diff(budgets) > 0.0).all()):
+    if not (is_finite(budgets).all() and budgets[0] > 0.0 and (np.diff(budgets) > 0.0).all()):
         raise InputError(f"{path.name}: array 'budgets': not positive numbers that grow")
     return _Content(path.name, path.stem, configs, arrays["returns"], budgets)
 
@@ -225,7 +225,7 @@ def _shared_configurations(
 
 
 def _mended(content: _Content, last_only: bool) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    finite = content.returns[np.isfinite(content.returns)]
+    finite = content.returns[is_finite(content.returns)]
     if not len(finite):
         raise InputError(f"{content.file}: array 'returns': every run diverged")
     scale = BEYOND * max(abs(float(finite.max())), abs(float(np.median(finite))))

@@ -25,8 +25,17 @@ MAX_FILE_BYTES = 512 * 2**20
 MAX_ARRAY_BYTES = 256 * 2**20
 MAX_MEMBERS = 100
 MAX_TEXT = 200  # letters of a name
+LARGEST = 1e100  # no measurement is larger, and sums of numbers below it stay finite
 
-__all__ = ["NUMBERS", "TEXTS", "check_configurations", "load_arrays", "plain_numbers", "select_columns"]
+__all__ = [
+    "LARGEST",
+    "NUMBERS",
+    "TEXTS",
+    "check_configurations",
+    "load_arrays",
+    "plain_numbers",
+    "select_columns",
+]
 
 NUMBERS, TEXTS = "numbers", "texts"
 
@@ -148,7 +157,10 @@ def _array(where: str, content: bytes) -> np.ndarray:
 def _numbers(where: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise InputError(f"{where} holds {array.dtype}, not numbers")
-    return array.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN of the signalling kind, which becomes an ordinary one
+        numbers = array.astype(np.float64)
+    numbers[np.isnan(numbers)] = np.nan
+    return numbers
 
 
 def _texts(where: str, array: np.ndarray) -> np.ndarray:

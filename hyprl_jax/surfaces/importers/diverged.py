@@ -13,9 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from hyprl_jax.surfaces.importers.arrays import LARGEST
+
 DIVERGED_RULE = "diverged-becomes-worst"
 
-__all__ = ["DIVERGED_RULE", "Mended", "diverged_become_worst"]
+__all__ = ["DIVERGED_RULE", "Mended", "diverged_become_worst", "is_finite"]
+
+
+def is_finite(values: np.ndarray) -> np.ndarray:
+    """Which values are finite numbers of a size that can be calculated with, below `LARGEST`."""
+    return np.abs(values) < LARGEST
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def diverged_become_worst(values: np.ndarray, direction: str, bound: float | Non
         direction: "minimize" or "maximize".
         bound: a value worse than this has diverged as well; None if only values that are not finite have.
     """
-    not_finite = ~np.isfinite(values)
+    not_finite = ~is_finite(values)
     worse = np.zeros(values.shape, dtype=bool)
     if bound is not None:
         worse = ((values > bound) if direction == "minimize" else (values < bound)) & ~not_finite

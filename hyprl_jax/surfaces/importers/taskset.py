@@ -28,7 +28,7 @@ from hyprl_jax.surfaces.importers.arrays import (
     load_arrays,
     select_columns,
 )
-from hyprl_jax.surfaces.importers.diverged import diverged_become_worst
+from hyprl_jax.surfaces.importers.diverged import diverged_become_worst, is_finite
 
 WORSE_THAN_UNTRAINED = 2.0
 
@@ -108,7 +108,7 @@ def _mended(
     """Losses `[T, C, points]`, or of the last point only, without diverged ones, and what was done."""
     mended, repairs = [], []
     for task, curves in zip(tasks, losses, strict=True):
-        start = curves[:, 0][np.isfinite(curves[:, 0])]
+        start = curves[:, 0][is_finite(curves[:, 0])]
         untrained = float(np.median(start)) if len(start) else 0.0
         if untrained <= 0.0:
             raise InputError(f"{file}: array 'valid', task '{task}': no positive loss before training")
