@@ -100,9 +100,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         files = [path / name for name in PARTS if (path / name).is_file()]
         if not files:
-            raise InputError(
-                f"{path}: holds none of the files {', '.join(PARTS)}; give a file of another name"
-            )
+            raise InputError(f"{path}: holds none of the files {', '.join(PARTS)}; give the JSON file itself")
     elif path.is_file():
         files = [path]
     else:
