@@ -73,8 +73,10 @@ class SurrogateConfig:
     """Learned mean and covariance, learned mean only, or neither (a cold start)."""
     leave_out: bool = True
     """Leave the group of the played task out of its own prior (off only to show what it costs)."""
+    fit: bool = True
+    """Learn lengthscales, variances and noise from the known tasks by likelihood; see `hyprl_jax.fitting`."""
     tune: bool = True
-    """Choose `encoding_variance` and `gain_weight` by playing the known tasks; see `hyprl_jax.tuning`."""
+    """Choose `gain_weight` and a factor on `encoding_variance` by playing the known tasks; see there."""
     encoding_variance: float = sweepable(0.1)
     """Prior variance that is explained by the encodings alone, in squared units of a task's range."""
     learned_variance: float = sweepable(1.0)
@@ -105,6 +107,9 @@ class NetworkConfig:
     """Hidden layers of the per-candidate head."""
     candidates: Candidates = "surrogate"
     """What the head sees of a candidate: surrogate features, encodings of its hyperparameters, or both."""
+    shortlist: int = 16
+    """Candidates that the head judges: the best by the acquisition function that the correction starts from
+    (0 for all). With the correction bounded, hardly any other could win."""
     metafeatures: bool = False
     """Start the context from the metafeatures of the dataset."""
     residual: bool = True
@@ -298,7 +303,8 @@ def check(config: TrainConfig) -> None:
         if value < 1:
             raise InputError(f"configuration field '{name}' is {value}: give at least 1")
     not_negative = {
-        "network.layers": network.layers, "augment.candidates": config.augment.candidates,
+        "network.layers": network.layers, "network.shortlist": network.shortlist,
+        "augment.candidates": config.augment.candidates,
         "learner.target_period": learner.target_period, "learner.warmup": learner.warmup,
         "learner.learning_rate": learner.learning_rate, "learner.weight_decay": learner.weight_decay,
         "augment.noise": config.augment.noise, "checkpoint_seconds": config.checkpoint_seconds,

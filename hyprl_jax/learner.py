@@ -25,12 +25,12 @@ import optax
 from hyprl_jax import augment, replay, returns, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
-from hyprl_jax.config import LearnerConfig, SurrogateConfig, TrainConfig
+from hyprl_jax.config import LearnerConfig, TrainConfig
 from hyprl_jax.env import Task
 from hyprl_jax.explore import SCHEDULES
 from hyprl_jax.networks import CandidateInputs, FlaxNetwork, Params
 from hyprl_jax.rollout import CONTEXT_FEATURES, Kept, Record
-from hyprl_jax.surrogate import CANDIDATE_FEATURES
+from hyprl_jax.surrogate import CANDIDATE_FEATURES, Numbers
 
 
 class LearnerState(NamedTuple):
@@ -120,10 +120,9 @@ def init(key: jax.Array, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> 
 
 
 def update(
-    state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig, beliefs: SurrogateConfig
+    state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig, numbers: Numbers
 ) -> tuple[LearnerState, dict[str, jax.Array]]:
-    """One update, with the surrogate `beliefs` (those of `config`, perhaps tuned); metrics are float32
-    scalars."""
+    """One update, with the surrogate's `numbers [L, ...]`; metrics are float32 scalars."""
     learner = config.learner
     key, play_key, fit_key, replay_key = jax.random.split(state.key, 4)
     task_key, column_key, episode_key = jax.random.split(play_key, 3)
@@ -131,7 +130,7 @@ def update(
     offered = banks.take_candidates(bank, columns)
     tasks = draw_tasks(task_key, offered, fold, config)
     epsilon = _epsilon(state.updates, learner)
-    record = _play(state, offered, fold, tasks, episode_key, epsilon, config, beliefs)
+    record = _play(state, offered, fold, tasks, episode_key, epsilon, config, numbers)
     batch = make_batch(record, tasks, config)
     metrics = {
         "regret_behaviour": _mean(record.regret, record.valid),
@@ -143,7 +142,7 @@ def update(
     if learner.replay != "none":
         stored = Stored(tasks, record.action, jnp.broadcast_to(columns, (learner.episodes, columns.shape[0])))
         buffer = replay.add(buffer, stored)
-        batch, sampled = _from_replay(state, buffer, bank, fold, replay_key, config, beliefs)
+        batch, sampled = _from_replay(state, buffer, bank, fold, replay_key, config, numbers)
     params, optimizer, loss, errors = fit(state, batch, fit_key, config)
     if learner.replay == "prioritised" and sampled is not None:
         buffer = replay.update_priorities(buffer, sampled, errors)
@@ -262,12 +261,12 @@ def _play(
     key: jax.Array,
     epsilon: jax.Array | float,
     config: TrainConfig,
-    beliefs: SurrogateConfig,
+    numbers: Numbers,
     forced: jax.Array | None = None,
 ) -> Record:
     """Plays `tasks [E, ...]` with the current parameters (`forced [E, T]`: with given actions)."""
     network, learner = FlaxNetwork(config.network), config.learner
-    shared = rollout.background(offered, fold)
+    shared = rollout.background(offered, fold, numbers)
 
     def one(task: Task, episode_key: jax.Array, actions: Any) -> Record:
         act = rollout.q_player(
@@ -275,10 +274,10 @@ def _play(
             double=learner.double, exploration=learner.exploration, forced=actions,
         )  # fmt: skip
         memory = rollout.q_memory(network, state.params, state.target, task)
-        return rollout.play(act, memory, shared, task, episode_key, config.env, beliefs)
+        return rollout.play(act, memory, shared, task, episode_key, config.env, config.surrogate)
 
     keys = jax.random.split(key, tasks.best.shape[0])
-    return jax.vmap(one)(tasks, keys, forced)
+    return rollout.over_episodes(one, tasks, keys, forced)
 
 
 def _from_replay(
@@ -288,7 +287,7 @@ def _from_replay(
     fold: Fold,
     key: jax.Array,
     config: TrainConfig,
-    beliefs: SurrogateConfig,
+    numbers: Numbers,
 ) -> tuple[Batch, jax.Array]:
     """A batch of stored episodes seen with the current parameters, and their places in the buffer `[E]`.
 
@@ -308,7 +307,7 @@ def _from_replay(
     def again(task: Task, actions: jax.Array, columns: jax.Array, episode_key: jax.Array) -> Record:
         offered = banks.take_candidates(bank, columns)
         one = jax.tree.map(lambda leaf: leaf[None], task)
-        record = _play(state, offered, fold, one, episode_key, 0.0, config, beliefs, actions[None])
+        record = _play(state, offered, fold, one, episode_key, 0.0, config, numbers, actions[None])
         return jax.tree.map(lambda leaf: leaf[0], record)
 
     keys = jax.random.split(play_key, learner.episodes)

@@ -22,7 +22,7 @@ from hyprl_jax.learner import candidate_width
 from hyprl_jax.networks import FlaxNetwork, Params
 from hyprl_jax.rollout import CONTEXT_FEATURES
 from hyprl_jax.runs import RunFolder
-from hyprl_jax.tuning import Tuned
+from hyprl_jax.surrogate import Numbers
 
 _FOLDER = "policy"
 
@@ -33,8 +33,8 @@ class TrainedPolicy:
 
     config: TrainConfig
     params: Params
-    tuned: Tuned
-    """What the surrogate was tuned to, `[folds, seeds]`."""
+    numbers: Numbers
+    """What the surrogate learned, `[folds, seeds, L, ...]`."""
     collections: tuple[str, ...]
     groups: tuple[frozenset[str], ...]
     """For each fold, the groups that it was trained or validated on."""
@@ -47,7 +47,7 @@ def save_policy(
     run: RunFolder,
     step: int,
     params: Params,
-    tuned: Tuned,
+    numbers: Numbers,
     index: BankIndex,
     bank: SurfaceBank,
     known: list[frozenset[str]],
@@ -67,7 +67,7 @@ def save_policy(
         "candidate_features": width,
     }
     CheckpointStore(run.path / _FOLDER, keep=2).save(
-        step, {"params": params, "tuned": tuned._asdict()}, metadata
+        step, {"params": params, "numbers": numbers._asdict()}, metadata
     )
 
 
@@ -91,13 +91,15 @@ def load_policy(path: Path) -> TrainedPolicy:
 
     single = jax.eval_shape(make, jax.random.key(0))
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*members, *leaf.shape), leaf.dtype), single)
-    number = jax.ShapeDtypeStruct(members, jnp.float32)
-    wanted = {"params": target, "tuned": dict.fromkeys(Tuned._fields, number)}
+    each = (*members, len(metadata["collections"]))
+    numbers = dict.fromkeys(Numbers._fields, jax.ShapeDtypeStruct(each, jnp.float32))
+    numbers["lengthscale"] = jax.ShapeDtypeStruct((*each, metadata["encoding_features"]), jnp.float32)
+    wanted = {"params": target, "numbers": numbers}
     stored = jax.tree.map(jnp.asarray, store.restore(wanted).state)
     return TrainedPolicy(
         config=config,
         params=stored["params"],
-        tuned=Tuned(**stored["tuned"]),
+        numbers=Numbers(**stored["numbers"]),
         collections=tuple(metadata["collections"]),
         groups=tuple(frozenset(groups) for groups in metadata["groups"]),
         encoding_features=metadata["encoding_features"],

@@ -2,26 +2,28 @@
 once.
 
 Folds and seeds are axes of one program: every leaf of the state is `[folds, seeds, ...]`. Each member's
-arithmetic is independent of its neighbours. On a CPU the members run one after another inside the program (a
-batched matrix product of many small matrices gains nothing there), on an accelerator side by side.
+arithmetic is independent of its neighbours. They are dealt out over the devices, along whichever of the two
+axes goes up evenly (each core of a CPU is a device, see `devices`), and nothing is exchanged between devices.
+On a CPU the members of a device run one after another (a batched matrix product of many small matrices gains
+nothing there), on an accelerator side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import augment, learner, rollout, tuning
+from hyprl_jax import augment, devices, fitting, learner, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.learner import LearnerState
 from hyprl_jax.networks import FlaxNetwork, Params
-from hyprl_jax.tuning import Tuned
+from hyprl_jax.surrogate import Numbers
 
 Metrics = dict[str, jax.Array]
 
@@ -30,8 +32,8 @@ class TrainingState(NamedTuple):
     """The state of a run; every leaf has leading axes `[folds, seeds]`."""
 
     learner: LearnerState
-    tuned: Tuned
-    """What the surrogate was tuned to on the known tasks of the fold."""
+    numbers: Numbers
+    """What the surrogate learned from the known tasks of the fold, `[L, ...]` for L collections."""
     start_train: jax.Array
     """float32: regret of the acquisition function that the policy starts from on the training tasks. A policy
     that is worse there is never kept: it has learned noise."""
@@ -49,23 +51,45 @@ class Program:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self._tune = jax.jit(partial(_tune, config=config))
-        self._start = jax.jit(over_members(partial(_start, config=config)))
-        self._chunk = jax.jit(over_members(partial(_chunk, config=config)), donate_argnums=0)
+        self._axis, self._devices = _shares(len(config.folds), len(config.seeds), jax.device_count())
+        self._learn = jax.jit(partial(_learn, config=config))
+        self._start = jax.jit(self._dealt(over_members(partial(_start, config=config))))
+        self._chunk = jax.jit(self._dealt(over_members(partial(_chunk, config=config))), donate_argnums=2)
+
+    def _dealt(self, function: Callable) -> Callable:
+        """`function(bank, folds, members)` with the members of both arguments dealt out over devices."""
+        if self._axis == 0:  # folds go with their members
+            return devices.over_devices(function, self._devices, shared=1)
+        return devices.over_devices(function, self._devices, shared=2, axis=1)
+
+    def place(self, bank: SurfaceBank, folds: Fold) -> tuple[SurfaceBank, Fold]:
+        """`bank` and `folds` where the program wants them; it moves them there itself, but every time."""
+        if self._devices == 1:
+            return bank, folds
+        everywhere = devices.copy_to_all((bank, folds), self._devices)
+        return everywhere[0], devices.deal_out(folds, self._devices) if self._axis == 0 else everywhere[1]
+
+    def _arguments(self, bank: SurfaceBank, folds: Fold, members: Any) -> tuple:
+        if self._devices > 1:
+            members = devices.deal_out(members, self._devices, self._axis)
+        return (*self.place(bank, folds), members)
 
     def start(self, bank: SurfaceBank, folds: Fold) -> TrainingState:
         """The state before training, validated once; leaves of `folds` are `[folds, ...]`."""
-        tuned = self._tune(bank, folds)
+        # On one device: XLA's factorisations wait for the threads that several CPU devices share, and for good
+        # if each waits for the other's.
+        alone = jax.device_put((bank, folds), jax.devices()[0]) if self._devices > 1 else (bank, folds)
+        numbers = self._learn(*alone)
         seeds = len(self.config.seeds)
-        tuned = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], seeds, axis=1), tuned)
-        return self._start((self.keys(), tuned), bank, folds)
+        numbers = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], seeds, axis=1), numbers)
+        return self._start(*self._arguments(bank, folds, (self.keys(), numbers)))
 
     def chunk(self, state: TrainingState, bank: SurfaceBank, folds: Fold) -> tuple[TrainingState, Metrics]:
         """The state after `config.updates_per_chunk` updates and a validation, and metrics `[folds, seeds]`.
 
         `state` is donated: it cannot be used afterwards.
         """
-        return self._chunk(state, bank, folds)
+        return self._chunk(*self._arguments(bank, folds, state))
 
     def keys(self) -> jax.Array:
         """Typed keys `[folds, seeds]`, a function of the fold's and the seed's number alone."""
@@ -92,7 +116,7 @@ class Program:
 def over_members(function: Callable) -> Callable:
     """`function(state, bank, fold)` over `[folds, seeds]` members: in turn on CPU, side by side elsewhere."""
 
-    def all_members(states: TrainingState, bank: SurfaceBank, folds: Fold) -> tuple:
+    def all_members(bank: SurfaceBank, folds: Fold, states: Any) -> tuple:
         if jax.default_backend() != "cpu":
             over_seeds = jax.vmap(function, in_axes=(0, None, None))
             return jax.vmap(over_seeds, in_axes=(0, None, 0))(states, bank, folds)
@@ -106,7 +130,18 @@ def over_members(function: Callable) -> Callable:
     return all_members
 
 
-def validate(params: Params, tuned: Tuned, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> jax.Array:
+def _shares(folds: int, seeds: int, available: int) -> tuple[int, int]:
+    """The axis of `[folds, seeds]` to deal out, and over how many of the `available` devices."""
+    number, axis = max(
+        (max(n for n in range(1, available + 1) if size % n == 0), axis)
+        for axis, size in enumerate((folds, seeds))
+    )
+    return axis, number
+
+
+def validate(
+    params: Params, numbers: Numbers, bank: SurfaceBank, fold: Fold, config: TrainConfig
+) -> jax.Array:
     """Normalised regret `[K, V, T]` of the greedy policy on the known tasks of a fold, each without its own
     group, in each of V = `config.validation_plays` plays: one of the task as it is, the others over halves of
     its candidates that are the same at every validation. A few dozen greedy episodes are a coarse measure;
@@ -115,61 +150,54 @@ def validate(params: Params, tuned: Tuned, bank: SurfaceBank, fold: Fold, config
     For padded known tasks the numbers mean nothing.
     """
     network = FlaxNetwork(config.network)
-    shared = rollout.background(bank, fold)
+    shared = rollout.background(bank, fold, numbers)
     metafeatures = banks.standardised_metafeatures(bank, fold)
     act = rollout.q_player(network, config.network, params)
-    beliefs = tuning.with_tuned(config.surrogate, tuned)
 
     def one(row: jax.Array, number: jax.Array) -> jax.Array:
         task = augment.real_task(bank, fold, metafeatures, row, config.surrogate.leave_out)
         task = augment.numbered_variant(task, number)
         memory = rollout.q_memory(network, params, None, task)
         key = jax.random.key(0)  # a greedy player draws nothing
-        return rollout.play(act, memory, shared, task, key, config.env, beliefs).regret
+        return rollout.play(act, memory, shared, task, key, config.env, config.surrogate).regret
 
-    numbers = jnp.arange(config.validation_plays)
-    return jax.vmap(lambda row: jax.vmap(lambda number: one(row, number))(numbers))(fold.known)
+    tasks, plays = fold.known.shape[0], config.validation_plays
+    rows, numbered = jnp.repeat(fold.known, plays), jnp.tile(jnp.arange(plays), tasks)
+    return rollout.over_episodes(one, rows, numbered).reshape(tasks, plays, -1)
 
 
-def _tune(bank: SurfaceBank, folds: Fold, config: TrainConfig) -> Tuned:
-    """What each fold's surrogate is tuned to, `[folds]`."""
-
-    def one(fold: Fold) -> Tuned:
-        if not config.surrogate.tune:
-            return tuning.untuned(config.surrogate)
-        return tuning.tune(bank, fold, config.env, config.surrogate)
-
-    return jax.lax.map(one, folds)
+def _learn(bank: SurfaceBank, folds: Fold, config: TrainConfig) -> Numbers:
+    """What each fold's surrogate learns, `[folds, L, ...]`."""
+    return jax.lax.map(lambda fold: fitting.learn(bank, fold, config.env, config.surrogate), folds)
 
 
 def _start(
-    given: tuple[jax.Array, Tuned], bank: SurfaceBank, fold: Fold, config: TrainConfig
+    given: tuple[jax.Array, Numbers], bank: SurfaceBank, fold: Fold, config: TrainConfig
 ) -> TrainingState:
-    key, tuned = given
+    key, numbers = given
     state = learner.init(key, bank, fold, config)
-    scores = _scores(state.average, tuned, bank, fold, config)
+    scores = _scores(state.average, numbers, bank, fold, config)
     best = jax.tree.map(jnp.copy, state.average)
     return TrainingState(
-        state, tuned, scores["regret_train"], best, scores["regret_validation"], jnp.int32(0)
+        state, numbers, scores["regret_train"], best, scores["regret_validation"], jnp.int32(0)
     )
 
 
 def _chunk(
     state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig
 ) -> tuple[TrainingState, Metrics]:
-    beliefs = tuning.with_tuned(config.surrogate, state.tuned)
 
     def one(carry: LearnerState, _: None) -> tuple[LearnerState, Metrics]:
-        return learner.update(carry, bank, fold, config, beliefs)
+        return learner.update(carry, bank, fold, config, state.numbers)
 
     learned, metrics = jax.lax.scan(one, state.learner, None, length=config.updates_per_chunk)
-    scores = _scores(learned.average, state.tuned, bank, fold, config)
+    scores = _scores(learned.average, state.numbers, bank, fold, config)
     score = scores["regret_validation"]
     better = (score < state.best_score) & (scores["regret_train"] <= state.start_train)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), learned.average, state.best)
     after = TrainingState(
         learned,
-        state.tuned,
+        state.numbers,
         state.start_train,
         best,
         jnp.where(better, score, state.best_score),
@@ -179,10 +207,10 @@ def _chunk(
     return after, {**summary, **scores, "best_validation": after.best_score}
 
 
-def _scores(params: Params, tuned: Tuned, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> Metrics:
+def _scores(params: Params, numbers: Numbers, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> Metrics:
     """Regret averaged over trials and plays, on the training tasks and on the validation tasks (on the
     training tasks if there are no validation tasks)."""
-    regret = validate(params, tuned, bank, fold, config).mean(axis=(1, 2))
+    regret = validate(params, numbers, bank, fold, config).mean(axis=(1, 2))
     places = jnp.arange(regret.shape[0])
     train = places < fold.trained
     validation = fold.usable & ~train

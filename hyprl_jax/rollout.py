@@ -27,6 +27,9 @@ CONTEXT_FEATURES = (
 """What the context reads before each choice, in the order of `View.context`."""
 
 
+_BLOCK = 128  # episodes that are played side by side on a CPU
+
+
 class Background(NamedTuple):
     """The known tasks as all episodes of a batch share them."""
 
@@ -38,6 +41,9 @@ class Background(NamedTuple):
     """`[K]`"""
     encodings: jax.Array
     """`[L, N, F]`"""
+    numbers: surrogate.Numbers | None
+    """Leaves `[L, ...]`: what the surrogate uses for each collection; None for what its configuration
+    says."""
 
 
 class View(NamedTuple):
@@ -47,12 +53,7 @@ class View(NamedTuple):
     known: surrogate.Knowledge
     state: surrogate.SurrogateState
     belief: surrogate.Belief
-    features: jax.Array
-    """`[N, F]` float32, see `surrogate.CANDIDATE_FEATURES`."""
-    start: jax.Array
-    """`[N]` float32 log-acquisition relative to the best legal candidate."""
-    top: jax.Array
-    """Scalar acquisition of the best legal candidate."""
+    acquired: surrogate.Acquired
     context: jax.Array
     """`[G]` float32, see `CONTEXT_FEATURES`."""
 
@@ -109,15 +110,40 @@ class _Latest(NamedTuple):
 Act = Callable[[Any, View, jax.Array], tuple[Any, Choice]]
 
 
-def background(bank: SurfaceBank, fold: Fold) -> Background:
-    """What is known from the fold's known tasks."""
+def background(bank: SurfaceBank, fold: Fold, numbers: surrogate.Numbers | None = None) -> Background:
+    """What is known from the fold's known tasks, with `numbers [L, ...]` of the surrogate."""
     span = bank.best - bank.worst
     return Background(
         bank.unit[fold.known],
         bank.worst[fold.known],
         jnp.where(span > 0, span, 1.0)[fold.known],
         bank.encodings,
+        numbers,
     )
+
+
+def recall(
+    shared: Background, task: Task, beliefs: SurrogateConfig
+) -> tuple[surrogate.Knowledge, SurrogateConfig]:
+    """What the player of `task` knows, and the surrogate's configuration for the task's collection."""
+    # With one collection all stays shared by all episodes instead of being copied for each.
+    place = 0 if shared.encodings.shape[0] == 1 else task.collection
+    if shared.numbers is not None:
+        numbers = jax.tree.map(lambda leaf: leaf[place], shared.numbers)
+        beliefs = surrogate.with_numbers(beliefs, numbers)
+    encodings = shared.encodings[place]
+    known = surrogate.know(shared.surfaces, encodings, shared.lower, shared.span, task.peers, beliefs)
+    return known, beliefs
+
+
+def over_episodes(play_one: Callable, *given: Any) -> Any:
+    """`play_one` for each of E episodes, whose arguments `given` are stacked along leading axes `[E, ...]`.
+
+    On a CPU in blocks of episodes whose arrays stay in its caches, elsewhere all at once.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(play_one)(*given)
+    return jax.lax.map(lambda arguments: play_one(*arguments), given, batch_size=_BLOCK)
 
 
 def play(
@@ -130,9 +156,7 @@ def play(
     beliefs: SurrogateConfig,
 ) -> Record:
     """One episode of `config.trials` steps by the player `act`, whose memory starts as `memory`."""
-    # With one collection the encodings stay shared by all episodes instead of being copied for each.
-    encodings = shared.encodings[0] if shared.encodings.shape[0] == 1 else shared.encodings[task.collection]
-    known = surrogate.know(shared.surfaces, encodings, shared.lower, shared.span, task.peers, beliefs)
+    known, beliefs = recall(shared, task, beliefs)
     informed = jnp.any(known.weights > 0)
     zero = jnp.float32(0.0)
 
@@ -148,7 +172,7 @@ def play(
             state.incumbent,
             jnp.where(foreseen, expected, result.objective),
             view.belief.deviation[choice.action],
-            view.start[choice.action],
+            relative(view, choice.action),
         )
         belief_state = surrogate.update(known, belief_state, choice.action, result.objective, beliefs)
         regret = env.normalized_regret(task, after.incumbent)
@@ -175,21 +199,17 @@ def look(
     observation = env.observe(task, state, config)
     legal = observation.legal
     belief = surrogate.believe(known, belief_state, legal, beliefs)
-    acquisition = surrogate.acquisition(belief, beliefs)
-    top = jnp.maximum(jnp.max(jnp.where(legal, acquisition, 0.0), initial=0.0), 1e-12)
-    # The floor is relative: late in an episode all improvements are small, and their order still matters.
-    start = jnp.minimum(jnp.log(acquisition / top + 1e-3), 0.0)
-    context = _context(observation, belief, latest, jnp.log(top + 1e-5), config)
-    return View(
-        observation,
-        known,
-        belief_state,
-        belief,
-        surrogate.features(known, belief_state, belief, legal, beliefs),
-        start,
-        top,
-        context,
-    )
+    acquired = surrogate.acquire(known, belief, legal, beliefs)
+    context = _context(observation, belief, latest, jnp.log(acquired.top + 1e-5), config)
+    return View(observation, known, belief_state, belief, acquired, context)
+
+
+def relative(view: View, columns: jax.Array) -> jax.Array:
+    """Log-acquisition of candidates `columns` (int32, any shape), relative to the best legal one: 0 for that
+    one, at least log(0.001). The floor is relative, because late in an episode all improvements are small and
+    their order still matters."""
+    share = view.acquired.acquisition[columns] / view.acquired.top
+    return jnp.minimum(jnp.log(share + 1e-3), 0.0)
 
 
 def _context(
@@ -220,13 +240,25 @@ def _context(
     return jnp.stack([jnp.asarray(column, jnp.float32) for column in columns])
 
 
-def candidate_inputs(view: View, config: NetworkConfig) -> CandidateInputs:
-    """What the network sees of the candidates, by `config.candidates`."""
-    parts = {"surrogate": [view.features], "encodings": [view.known.encodings]}
-    parts["both"] = parts["surrogate"] + parts["encodings"]
-    chosen = parts[config.candidates]
-    features = chosen[0] if len(chosen) == 1 else jnp.concatenate(chosen, axis=-1)
-    return CandidateInputs(features, view.start, view.top)
+def shortlist(view: View, config: NetworkConfig) -> jax.Array:
+    """Candidates `[C]` int32 that a network judges: the `config.shortlist` best by the acquisition function,
+    best first, or all of them (without `config.residual`, or if there are no more)."""
+    total = view.acquired.acquisition.shape[0]
+    if not config.residual or not 0 < config.shortlist < total:
+        return jnp.arange(total, dtype=jnp.int32)
+    ranked = jnp.where(view.observation.legal, view.acquired.acquisition, -1.0)
+    return jax.lax.top_k(ranked, config.shortlist)[1].astype(jnp.int32)
+
+
+def candidate_inputs(view: View, config: NetworkConfig, columns: jax.Array) -> CandidateInputs:
+    """What the network sees of the candidates `columns [C]`, by `config.candidates`."""
+    parts = []
+    if config.candidates in ("surrogate", "both"):
+        parts.append(surrogate.features(view.known, view.state, view.belief, view.acquired, columns))
+    if config.candidates in ("encodings", "both"):
+        parts.append(view.known.encodings[columns])
+    features = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+    return CandidateInputs(features, relative(view, columns), view.acquired.top)
 
 
 def q_player(
@@ -249,28 +281,31 @@ def q_player(
     """
 
     def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
-        legal = view.observation.legal
-        inputs = candidate_inputs(view, config)
+        columns = shortlist(view, config)
+        legal = view.observation.legal[columns]
+        inputs = candidate_inputs(view, config, columns)
         carry, hidden = network.advance(params, memory[0], view.context)
-        best = explore.masked_argmax(network.advantages(params, hidden, inputs), legal)
+        place = explore.masked_argmax(network.advantages(params, hidden, inputs), legal)
         if target is None:
             memory = (carry, memory[1])
-            value = network.values(params, hidden, inputs)[best]
+            value = network.values(params, hidden, inputs)[place]
         else:
             target_carry, target_hidden = network.advance(target, memory[1], view.context)
             target_q = network.values(target, target_hidden, inputs)
             memory = (carry, target_carry)
-            value = target_q[best if double else explore.masked_argmax(target_q, legal)]
+            value = target_q[place if double else explore.masked_argmax(target_q, legal)]
+        best = jnp.where(place >= 0, columns[place], explore.NOTHING_LEGAL)
         whether, which = jax.random.split(key)
         explores = jax.random.uniform(whether) < epsilon
-        action = jnp.where(explores, _explore(which, view, exploration), best)
+        action = jnp.where(explores, _explore(which, view, columns, exploration), best)
         action = action if forced is None else forced[view.observation.trial]
+        chosen = candidate_inputs(view, config, action[None])
         kept = Kept(
             view.context,
-            inputs.features[action],
-            view.start[action],
-            view.top,
-            jnp.where(best >= 0, value, 0.0),
+            chosen.features[0],
+            chosen.start[0],
+            view.acquired.top,
+            jnp.where(place >= 0, value, 0.0),
             action == best,
         )
         return memory, Choice(action, kept)
@@ -290,14 +325,16 @@ def ensemble_player(network: Network, config: NetworkConfig, members: Params) ->
 
     def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
         del key
-        inputs = candidate_inputs(view, config)
+        columns = shortlist(view, config)
+        inputs = candidate_inputs(view, config, columns)
 
         def judge(params: Params, carry: Any) -> tuple[Any, jax.Array]:
             carry, hidden = network.advance(params, carry, view.context)
             return carry, network.advantages(params, hidden, inputs)
 
         memory, advantages = jax.vmap(judge)(members, memory)
-        return memory, Choice(explore.masked_argmax(advantages.mean(0), view.observation.legal), None)
+        place = explore.masked_argmax(advantages.mean(0), view.observation.legal[columns])
+        return memory, Choice(jnp.where(place >= 0, columns[place], explore.NOTHING_LEGAL), None)
 
     return act
 
@@ -312,13 +349,17 @@ def score_player(score: Callable[[View, jax.Array], jax.Array]) -> Act:
     return act
 
 
-def _explore(key: jax.Array, view: View, exploration: str) -> jax.Array:
-    legal = view.observation.legal
+def _explore(key: jax.Array, view: View, columns: jax.Array, exploration: str) -> jax.Array:
+    """A legal candidate: any, or one of `columns [C]` in proportion to its acquisition."""
     uniform = jax.random.uniform(key)
     if exploration == "uniform":
-        return explore.random_legal(uniform, legal)
-    # Inverse of the cumulative distribution; `start` is a logarithm relative to the largest.
-    weights = jnp.cumsum(jnp.where(legal, jnp.exp(view.start), 0.0))
+        return explore.random_legal(uniform, view.observation.legal)
+    # Inverse of the cumulative distribution.
+    weights = jnp.exp(relative(view, columns))
+    weights = jnp.cumsum(jnp.where(view.observation.legal[columns], weights, 0.0))
     place = jnp.sum(weights <= uniform * weights[-1], dtype=jnp.int32)
-    action = jnp.minimum(place, legal.shape[0] - 1)
-    return jnp.where(legal[action], action, explore.random_legal(uniform, legal))
+    # A product that rounds up to the total is brought back to the first candidate, which is legal if any is.
+    action = columns[jnp.minimum(place, columns.shape[0] - 1)]
+    return jnp.where(
+        view.observation.legal[action], action, explore.random_legal(uniform, view.observation.legal)
+    )

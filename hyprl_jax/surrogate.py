@@ -22,6 +22,7 @@ state.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import chex
@@ -42,6 +43,23 @@ _SCALES = 15  # grid points for the scale of the objective
 _PAIRS_LEAST = 1.0
 
 
+class Numbers(NamedTuple):
+    """Numbers of the surrogate that differ from collection to collection (with a leading axis `[L]` for L
+    collections); they stand in for those of `SurrogateConfig`."""
+
+    lengthscale: jax.Array
+    """`[F]` float32, one for each feature of the encodings."""
+    encoding_variance: jax.Array
+    learned_variance: jax.Array
+    noise: jax.Array
+    gain_weight: jax.Array
+
+
+def with_numbers(config: SurrogateConfig, numbers: Numbers) -> SurrogateConfig:
+    """The configuration with these numbers of one collection in it (they may be traced)."""
+    return dataclasses.replace(config, **numbers._asdict())
+
+
 class Knowledge(NamedTuple):
     """What is known before an episode: shared by all episodes but for `weights`, `mean` and `deviation`."""
 
@@ -49,6 +67,8 @@ class Knowledge(NamedTuple):
     """`[K, N]` float32 surfaces of the known tasks in units of their range."""
     encodings: jax.Array
     """`[N, F]` float32 encodings of the candidates."""
+    places: jax.Array
+    """`[N, F]` float32 encodings in units of the lengthscales."""
     lower: jax.Array
     """`[K]` float32 worst objective of each known task (raw, higher is better)."""
     span: jax.Array
@@ -127,7 +147,8 @@ def know(
     variance = jnp.maximum(weights @ (surfaces * surfaces) - mean * mean, 0.0)
     if config.prior != "learned":
         variance = jnp.zeros_like(variance)
-    return Knowledge(surfaces, encodings, lower, span, weights, mean, jnp.sqrt(variance))
+    places = encodings / config.lengthscale
+    return Knowledge(surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance))
 
 
 def start(known: Knowledge, trials: int, config: SurrogateConfig) -> SurrogateState:
@@ -150,23 +171,20 @@ def start(known: Knowledge, trials: int, config: SurrogateConfig) -> SurrogateSt
 
 def covariance_row(known: Knowledge, action: jax.Array, config: SurrogateConfig) -> jax.Array:
     """Prior covariance `[N]` between configuration `action` and all candidates."""
-    stationary = config.encoding_variance * rational_quadratic(
-        known.encodings[action], known.encodings, config.lengthscale
-    )
+    rough = config.encoding_variance * stationary(known.places[action], known.places)
     if config.prior != "learned":
-        return stationary
+        return rough
     # In weight space: sum_k w_k (P_k - m)(P_k - m)' = sum_k w_k P_k P_k' - m m', for weights that sum to 1.
     learned = (known.weights * known.surfaces[:, action]) @ known.surfaces - known.mean[action] * known.mean
-    return config.learned_variance * learned + stationary
+    return config.learned_variance * learned + rough
 
 
-def rational_quadratic(x: jax.Array, others: jax.Array, lengthscale: jax.Array | float) -> jax.Array:
-    """`(1 + d^2 / (4 l^2))^-2 [N]`, the rational quadratic kernel with exponent 2 (Rasmussen and Williams
-    2006, eq. 4.19) between `x [F]` and `others [N, F]`: as smooth as the usual ones and free of
-    transcendental functions."""
+def stationary(x: jax.Array, others: jax.Array) -> jax.Array:
+    """`(1 + d^2 / 4)^-2 [N]`, the rational quadratic kernel with exponent 2 (Rasmussen and Williams 2006, eq.
+    4.19) between `x [F]` and `others [N, F]` in units of the lengthscales: as smooth as the usual ones and
+    free of transcendental functions."""
     distance = (x @ x) + jnp.sum(others * others, axis=1) - 2.0 * (others @ x)
-    ratio = jnp.maximum(distance, 0.0) / (4.0 * lengthscale**2)
-    return 1.0 / (1.0 + ratio) ** 2
+    return 1.0 / (1.0 + jnp.maximum(distance, 0.0) / 4.0) ** 2
 
 
 def update(
@@ -320,37 +338,53 @@ def expected_improvement(mean: jax.Array, deviation: jax.Array, incumbent: jax.A
     return deviation * (ratio * jax.scipy.special.ndtr(ratio) + density)
 
 
-def acquisition(belief: Belief, config: SurrogateConfig) -> jax.Array:
-    """`[N]` the classical acquisition that policies start from: expected improvement under the Gaussian
-    process plus `gain_weight` times that under each retrieval."""
-    return belief.expected_improvement + config.gain_weight * (belief.gains[0] + belief.gains[1])
+class Acquired(NamedTuple):
+    """The acquisition function over all candidates, and what is counted from its best."""
+
+    acquisition: jax.Array
+    """`[N]` not negative; 0 where a candidate is not legal."""
+    top: jax.Array
+    """Scalar: the largest."""
+    prior_top: jax.Array
+    """Scalar: the largest prior mean of a legal candidate."""
+
+
+def acquire(known: Knowledge, belief: Belief, legal: jax.Array, config: SurrogateConfig) -> Acquired:
+    """The classical acquisition that policies start from: expected improvement under the Gaussian process
+    plus `gain_weight` times that under each retrieval; `legal [N]` bool."""
+    gains = belief.gains[0] + belief.gains[1]
+    values = jnp.where(legal, belief.expected_improvement + config.gain_weight * gains, 0.0)
+    prior_top = jnp.max(jnp.where(legal, known.mean, -jnp.inf), initial=0.0)
+    return Acquired(values, jnp.maximum(jnp.max(values), 1e-12), prior_top)
 
 
 def features(
-    known: Knowledge, state: SurrogateState, belief: Belief, legal: jax.Array, config: SurrogateConfig
+    known: Knowledge, state: SurrogateState, belief: Belief, view: Acquired, columns: jax.Array
 ) -> jax.Array:
-    """`[N, len(CANDIDATE_FEATURES)]` float32 features of the candidates, free of dimension and scale, about
-    0 to 1."""
-    total = jnp.log(acquisition(belief, config) + _SMALL)
-    top = jnp.max(jnp.where(legal, total, -jnp.inf), initial=jnp.log(_SMALL))
-    improvement = jnp.log(belief.expected_improvement + _SMALL)
-    gains = jnp.log(belief.gains + _SMALL)
-    gap = belief.mean - belief.incumbent
-    prior_top = jnp.max(jnp.where(legal, known.mean, -jnp.inf), initial=0.0)
-    explored = 1.0 - jnp.sqrt(state.variance / jnp.maximum(known.deviation**2 + 1e-3, state.variance))
-    columns = [
+    """`[C, len(CANDIDATE_FEATURES)]` float32 features of the candidates `columns [C]` int32, free of
+    dimension and scale, about 0 to 1."""
+    total = jnp.log(view.acquisition[columns] + _SMALL)
+    improvement = jnp.log(belief.expected_improvement[columns] + _SMALL)
+    gains = jnp.log(belief.gains[:, columns] + _SMALL)
+    gap = belief.mean[columns] - belief.incumbent
+    deviation = belief.deviation[columns]
+    retrieved = (belief.retrieved[:, columns] - belief.reached[:, None]) * 2.0
+    spread = known.deviation[columns]
+    variance = state.variance[columns]
+    explored = 1.0 - jnp.sqrt(variance / jnp.maximum(spread**2 + 1e-3, variance))
+    parts = [
         total / 5.0 + 1.0,
-        jnp.maximum(total - top, -8.0) / 2.0,
+        jnp.maximum(total - jnp.log(view.top + _SMALL), -8.0) / 2.0,
         improvement / 5.0 + 1.0,
         gains[0] / 5.0 + 1.0,
         gains[1] / 5.0 + 1.0,
         jnp.clip(gap, -2.0, 2.0) * 2.0,
-        belief.deviation * 4.0,
-        jnp.clip(gap / belief.deviation, -6.0, 6.0) / 2.0,
-        (belief.retrieved[0] - belief.reached[0]) * 2.0,
-        (belief.retrieved[1] - belief.reached[1]) * 2.0,
-        jnp.maximum(known.mean - prior_top, -1.0) * 2.0,
-        known.deviation * 4.0,
+        deviation * 4.0,
+        jnp.clip(gap / deviation, -6.0, 6.0) / 2.0,
+        retrieved[0],
+        retrieved[1],
+        jnp.maximum(known.mean[columns] - view.prior_top, -1.0) * 2.0,
+        spread * 4.0,
         explored,
     ]
-    return jnp.stack(columns, axis=-1)
+    return jnp.stack(parts, axis=-1)

@@ -115,6 +115,8 @@ def _check_candidates(config: TrainConfig, index: BankIndex) -> None:
 
 def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) -> Result:
     program = Program(config)
+    placed = program.place(data.bank, data.folds)
+    data = data._replace(bank=placed[0], folds=placed[1])
     store = CheckpointStore(run.checkpoints)
     with run.locked():
         state, chunks, seconds = _begin(program, data, store)
@@ -185,7 +187,7 @@ def _save(
 ) -> None:
     # The policy first: a run whose last checkpoint is there has nothing left to do.
     width = candidate_width(data.bank, config)
-    save_policy(run, env_steps, state.best, state.tuned, data.names, data.bank, data.known, width)
+    save_policy(run, env_steps, state.best, state.numbers, data.names, data.bank, data.known, width)
     metadata = {"chunks": chunks, "seconds": float(seconds), "collections": data.hashes}
     store.save(env_steps, state, metadata)
 

@@ -98,7 +98,7 @@ def _played(
 @quick_jit
 def scored(tasks: Task, keys: jax.Array, known: Background, scores: jax.Array, listed: jax.Array) -> Record:
     """Records of the player that goes by `scores [N]` if `listed`, else by the acquisition."""
-    act = rollout.score_player(lambda view, key: jnp.where(listed, scores, view.start))
+    act = rollout.score_player(lambda view, key: jnp.where(listed, scores, view.acquired.acquisition))
     return jax.vmap(lambda task, key: rollout.play(act, None, known, task, key, ENV, BELIEFS))(tasks, keys)
 
 

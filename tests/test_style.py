@@ -16,13 +16,13 @@ MOST_PARAMETERS = 10
 # Data flows one way: a module may import from modules of earlier lines and of its own line.
 LAYERS = (
     ("errors",),
-    ("config", "progress", "interrupts", "versions", "leaves", "sealing"),
+    ("config", "devices", "progress", "interrupts", "versions", "leaves", "sealing"),
     ("spaces",),
     ("surfaces",),
     ("bank", "returns", "explore", "networks"),
     ("augment", "env", "surrogate", "replay"),
     ("rollout",),
-    ("learner", "tuning"),
+    ("learner", "fitting"),
     ("program",),
     ("checkpoints", "runs"),
     ("policies",),

@@ -169,8 +169,8 @@ def test_bad_svm_files(tmp_path: Path, line: str, words: str) -> None:
 
 
 def test_registry(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no importer 'hpob'; available are collection, ecml2016"):
-        import_collection("hpob", tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match="no importer 'nowhere'; available are arlbench, collection"):
+        import_collection("nowhere", tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="no option 'colour'; it takes name"):
         import_collection("ecml2016", tmp_path, tmp_path / "out", colour="red")
     with pytest.raises(InputError, match="no such file or folder"):

@@ -60,7 +60,7 @@ def regret_of_start(
     beliefs = dataclasses.replace(BELIEFS, encoding_variance=variance, gain_weight=weight)
     task = augment.real_task(bank, fold, standardised_metafeatures(bank, fold), row, beliefs.leave_out)
     task = augment.numbered_variant(task, jnp.int32(number))
-    act = rollout.score_player(lambda view, key: view.start)
+    act = rollout.score_player(lambda view, key: view.acquired.acquisition)
     known = rollout.background(bank, fold)
     return rollout.play(act, None, known, task, jax.random.key(0), ENV, beliefs).regret.mean()
 

@@ -42,7 +42,7 @@ def _nothing(shared: Background, task: Task, config: EnvConfig) -> None:
 
 
 def _random(view: View, key: jax.Array) -> jax.Array:
-    return jax.random.uniform(key, view.start.shape)
+    return jax.random.uniform(key, view.known.mean.shape)
 
 
 def _mean_list(view: View, key: jax.Array) -> jax.Array:
@@ -63,7 +63,7 @@ def _prior_ei(view: View, key: jax.Array) -> jax.Array:
 
 def _start(view: View, key: jax.Array) -> jax.Array:
     del key
-    return view.start
+    return view.acquired.acquisition
 
 
 def make_baseline(name: str, beliefs: SurrogateConfig | None = None) -> Baseline:

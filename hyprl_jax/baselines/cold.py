@@ -45,7 +45,8 @@ def cold_config(lengthscale: jax.Array | float) -> SurrogateConfig:
 
 def cold_memory(shared: Background, task: Task, config: EnvConfig) -> ColdMemory:
     """The memory of `cold_player` before the first trial."""
-    known = _unknowing(shared, task)
+    encodings = shared.encodings[0] if shared.encodings.shape[0] == 1 else shared.encodings[task.collection]
+    known = _unknowing(encodings, cold_config(1.0))
     state = surrogate.start(known, config.trials, cold_config(1.0))
     groups = len(_LENGTHSCALES)
     states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (groups, *leaf.shape)), state)
@@ -55,10 +56,6 @@ def cold_memory(shared: Background, task: Task, config: EnvConfig) -> ColdMemory
 def cold_player(memory: ColdMemory, view: View, key: jax.Array) -> tuple[ColdMemory, Choice]:
     """Expected improvement averaged over lengthscales by their evidence."""
     encodings = view.known.encodings
-    nothing = jnp.zeros((1, encodings.shape[0]), jnp.float32)
-    known = surrogate.know(
-        nothing, encodings, jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), cold_config(1.0)
-    )
     trial = view.state.trial
     action = view.state.actions[jnp.maximum(trial - 1, 0)]
     objective = view.state.objectives[jnp.maximum(trial - 1, 0)]
@@ -68,6 +65,7 @@ def cold_player(memory: ColdMemory, view: View, key: jax.Array) -> tuple[ColdMem
         state: surrogate.SurrogateState, determinant: jax.Array, lengthscale: jax.Array
     ) -> tuple[surrogate.SurrogateState, jax.Array, jax.Array, jax.Array]:
         config = cold_config(lengthscale)
+        known = _unknowing(encodings, config)
         gained = jnp.log(state.variance[action] + _NOISE)
         seen = surrogate.update(known, state, action, objective, config)
         state = jax.tree.map(lambda new, old: jnp.where(trial > 0, new, old), seen, state)
@@ -94,7 +92,6 @@ def _evidence(state: surrogate.SurrogateState, log_determinant: jax.Array) -> ja
     return -0.5 * (misfit + log_determinant)
 
 
-def _unknowing(shared: Background, task: Task) -> surrogate.Knowledge:
-    encodings = shared.encodings[0] if shared.encodings.shape[0] == 1 else shared.encodings[task.collection]
+def _unknowing(encodings: jax.Array, config: SurrogateConfig) -> surrogate.Knowledge:
     nothing = jnp.zeros((1, encodings.shape[0]), jnp.float32)
-    return surrogate.know(nothing, encodings, jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), cold_config(1.0))
+    return surrogate.know(nothing, encodings, jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), config)

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 
 from hyprl_jax.bench import environment, learning, rollouts
-from hyprl_jax.bench.devices import cores, use_all_cores
 from hyprl_jax.bench.problem import Problem, make_problem
 from hyprl_jax.bench.timing import Figures, Side, compare, speed
+from hyprl_jax.devices import cores, use_all_cores
 from hyprl_jax.errors import InputError
 
 __all__ = [

@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax import augment, env
+from hyprl_jax import augment, devices, env
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
-from hyprl_jax.bench import devices
 from hyprl_jax.bench.problem import Problem
 from hyprl_jax.bench.timing import Side
 from hyprl_jax.config import EnvConfig

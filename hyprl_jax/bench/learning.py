@@ -19,10 +19,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import augment, learner, rollout
+from hyprl_jax import augment, devices, fitting, learner, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
-from hyprl_jax.bench import devices
 from hyprl_jax.bench.problem import Problem
 from hyprl_jax.bench.rollouts import Episode, Trial, begin_episode, one_trial
 from hyprl_jax.bench.timing import Side
@@ -42,7 +41,7 @@ def batched_side(problem: Problem) -> Side:
 
     def member(bank: SurfaceBank, fold: Fold, state: LearnerState) -> tuple[LearnerState, dict]:
         alone = jax.tree.map(lambda leaf: leaf[0], state)
-        after = learner.update(alone, bank, fold, config, config.surrogate)
+        after = learner.update(alone, bank, fold, config, fitting.numbers_of(bank, config.surrogate))
         return jax.tree.map(lambda leaf: leaf[None], after)
 
     update = jax.jit(devices.over_devices(member, number, shared=2), donate_argnums=2)

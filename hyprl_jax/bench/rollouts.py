@@ -17,18 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax import augment, env, learner, rollout, surrogate
+from hyprl_jax import augment, devices, env, learner, rollout, surrogate
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
-from hyprl_jax.bench import devices
 from hyprl_jax.bench.problem import Problem
 from hyprl_jax.bench.timing import Side
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.env import EnvState, Task
 from hyprl_jax.networks import FlaxNetwork, Params
 from hyprl_jax.rollout import Act, Background, Choice
-
-_BLOCK = 32  # episodes
 
 
 class Episode(NamedTuple):
@@ -114,16 +111,12 @@ def play_episodes(
         record = rollout.play(act, memory, shared, task, key, config.env, config.surrogate)
         return record.action, record.reward
 
-    if jax.default_backend() == "cpu":  # blocks of episodes that stay in the caches
-        return jax.lax.map(one, rows, batch_size=_BLOCK)
-    return jax.vmap(one)(rows)
+    return rollout.over_episodes(one, rows)
 
 
 def begin_episode(params: Params, shared: Background, task: Task, config: TrainConfig) -> Episode:
     """An episode of `task` before its first trial."""
-    known = surrogate.know(
-        shared.surfaces, shared.encodings[0], shared.lower, shared.span, task.peers, config.surrogate
-    )
+    known, _ = rollout.recall(shared, task, config.surrogate)
     beliefs = surrogate.start(known, config.env.trials, config.surrogate)
     memory = rollout.q_memory(FlaxNetwork(config.network), params, None, task)
     zero = jnp.float32(0.0)
@@ -142,7 +135,7 @@ def one_trial(episode: Episode, act: Act, key: jax.Array, config: TrainConfig) -
         state.incumbent,
         (view.belief.mean[choice.action] - view.belief.scale[1]) / view.belief.scale[0],
         view.belief.deviation[choice.action],
-        view.start[choice.action],
+        rollout.relative(view, choice.action),
     )
     beliefs = surrogate.update(known, beliefs, choice.action, result.objective, config.surrogate)
     trial = Trial(choice.action, result.reward, result.over, result.valid, choice.kept)

@@ -78,8 +78,10 @@ def read_config_file(path: Path) -> TrainConfig:
 def run_train(options: TrainOptions) -> Outcome:
     """Trains or resumes; says where the run is and how good its best policies are."""
     from hyprl_jax import training
+    from hyprl_jax.devices import use_all_cores
     from hyprl_jax.runs import RunFolder
 
+    use_all_cores()
     if options.resume is not None:
         for change in RunFolder(options.resume).version_changes():
             print(f"note: since the run was started: {change}", file=sys.stderr)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax import augment, rollout, tuning
+from hyprl_jax import augment, fitting, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.baselines import make_baseline
@@ -27,9 +27,10 @@ from hyprl_jax.evaluation.protocol import Played
 from hyprl_jax.networks import FlaxNetwork, Params
 from hyprl_jax.policies import TrainedPolicy, load_policy
 from hyprl_jax.surfaces import Split, TaskTables
+from hyprl_jax.surrogate import Numbers
 
 _TASKS_AT_ONCE = 16  # test tasks are padded to a multiple of it
-_TUNED = {"prior_ei": False, "start": True}  # tuned on the known tasks like a policy: with retrieval?
+_LEARNED = {"prior_ei": False, "start": True}  # numbers learned like those of a policy: with retrieval?
 _POLICIES = ("policy", "policy_ensemble")
 
 Program = Callable[..., jax.Array]
@@ -95,12 +96,12 @@ def _play_baseline(
     stochastic = make_baseline(method, beliefs).stochastic
     used = seeds if stochastic else seeds[:1]
     env = EnvConfig(trials=trials)
-    tuned = tuning.untuned(beliefs)
-    if beliefs.tune and method in _TUNED:
-        # Ready before the clock starts: tuning is done once for a collection, not for every suggestion.
-        tuned = jax.block_until_ready(_tuning_program(env, beliefs, _TUNED[method])(*placed))
+    numbers = fitting.numbers_of(placed[0], beliefs)
+    if method in _LEARNED:
+        # Ready before the clock starts: learned once for a collection, not for every suggestion.
+        numbers = jax.block_until_ready(_learning_program(env, beliefs, _LEARNED[method])(*placed))
     program = _baseline_program(method, env, beliefs)
-    actions, seconds = _timed(program, rows, placed, (jnp.asarray(used), tuned))
+    actions, seconds = _timed(program, rows, placed, (jnp.asarray(used), numbers))
     return Played(method, actions, used, seconds)
 
 
@@ -115,13 +116,18 @@ def _play_policy(
 ) -> Played:
     place = _member(policy, tables, split)
     members = jax.tree.map(lambda leaf: leaf[place], policy.params)
-    tuned = jax.tree.map(lambda leaf: leaf[place, 0], policy.tuned)
     bank, fold = placed
     if policy.config.network.candidates != "surrogate" or policy.config.network.metafeatures:
         bank = _as_trained(policy, tables, bank)
     env = EnvConfig(trials=trials)
+    if tables.collection in policy.collections:
+        mine = policy.collections.index(tables.collection)
+        numbers = jax.tree.map(lambda leaf: leaf[place, 0, mine : mine + 1], policy.numbers)
+        numbers = numbers._replace(lengthscale=_fitting_width(numbers.lengthscale, bank.encodings.shape[-1]))
+    else:  # a new search space: all that is known of it are the tasks of the split's known side
+        numbers = _learning_program(env, policy.config.surrogate, True)(*placed)
     program = _policy_program(method, env, policy.config.surrogate, policy.config.network)
-    actions, seconds = _timed(program, rows, (bank, fold), (members, tuned))
+    actions, seconds = _timed(program, rows, (bank, fold), (members, numbers))
     return Played(method, actions, policy.config.seeds if method == "policy" else (0,), seconds)
 
 
@@ -175,30 +181,34 @@ def _timed(
     return actions[: len(rows)], seconds
 
 
+def _fitting_width(lengthscale: jax.Array, width: int) -> jax.Array:
+    """`[1, F]` lengthscales cut or padded to `width`: other collections of a run may have had more
+    features, whose columns are 0 here."""
+    lengthscale = lengthscale[:, :width]
+    return jnp.pad(lengthscale, ((0, 0), (0, width - lengthscale.shape[1])), constant_values=1.0)
+
+
 @lru_cache(maxsize=64)
-def _tuning_program(env: EnvConfig, beliefs: SurrogateConfig, retrieval: bool) -> Callable[..., tuning.Tuned]:
-    """`(bank, fold) -> Tuned`."""
-    return jax.jit(lambda bank, fold: tuning.tune(bank, fold, env, beliefs, retrieval))
+def _learning_program(env: EnvConfig, beliefs: SurrogateConfig, retrieval: bool) -> Callable[..., Numbers]:
+    """`(bank, fold) -> Numbers`."""
+    return jax.jit(lambda bank, fold: fitting.learn(bank, fold, env, beliefs, retrieval))
 
 
 @lru_cache(maxsize=64)
 def _baseline_program(method: str, env: EnvConfig, beliefs: SurrogateConfig) -> Program:
-    """`(bank, fold, rows [R], (seeds [S], tuned)) -> actions [R, S, T]`."""
+    """`(bank, fold, rows [R], (seeds [S], numbers)) -> actions [R, S, T]`."""
     baseline = make_baseline(method, beliefs)
 
-    def play(
-        bank: SurfaceBank, fold: Fold, rows: jax.Array, given: tuple[jax.Array, tuning.Tuned]
-    ) -> jax.Array:
-        seeds, tuned = given
-        used = tuning.with_tuned(baseline.beliefs, tuned)
-        shared = rollout.background(bank, fold)
+    def play(bank: SurfaceBank, fold: Fold, rows: jax.Array, given: tuple[jax.Array, Numbers]) -> jax.Array:
+        seeds, numbers = given
+        shared = rollout.background(bank, fold, numbers)
         metafeatures = banks.standardised_metafeatures(bank, fold)
 
         def one(row: jax.Array, seed: jax.Array) -> jax.Array:
             task = augment.real_task(bank, fold, metafeatures, row)
             key = jax.random.fold_in(jax.random.key(seed), row)
             memory = baseline.memory(shared, task, env)
-            record = rollout.play(baseline.act, memory, shared, task, key, env, used)
+            record = rollout.play(baseline.act, memory, shared, task, key, env, baseline.beliefs)
             return jnp.where(record.valid, record.action, -1)
 
         return jax.vmap(lambda row: jax.vmap(lambda seed: one(row, seed))(seeds))(rows)
@@ -210,26 +220,25 @@ def _baseline_program(method: str, env: EnvConfig, beliefs: SurrogateConfig) -> 
 def _policy_program(
     method: str, env: EnvConfig, beliefs: SurrogateConfig, network_config: NetworkConfig
 ) -> Program:
-    """`(bank, fold, rows [R], (members [S, ...], tuned)) -> actions [R, S, T]`; S is 1 for the ensemble."""
+    """`(bank, fold, rows [R], (members [S, ...], numbers)) -> actions [R, S, T]`; S is 1 for the ensemble."""
     network = FlaxNetwork(network_config)
 
-    def play(bank: SurfaceBank, fold: Fold, rows: jax.Array, given: tuple[Params, tuning.Tuned]) -> jax.Array:
-        members, tuned = given
-        used = tuning.with_tuned(beliefs, tuned)
-        shared = rollout.background(bank, fold)
+    def play(bank: SurfaceBank, fold: Fold, rows: jax.Array, given: tuple[Params, Numbers]) -> jax.Array:
+        members, numbers = given
+        shared = rollout.background(bank, fold, numbers)
         metafeatures = banks.standardised_metafeatures(bank, fold)
         key = jax.random.key(0)  # a greedy player draws nothing
 
         def alone(params: Params, task: Any) -> jax.Array:
             act = rollout.q_player(network, network_config, params)
             memory = rollout.q_memory(network, params, None, task)
-            record = rollout.play(act, memory, shared, task, key, env, used)
+            record = rollout.play(act, memory, shared, task, key, env, beliefs)
             return jnp.where(record.valid, record.action, -1)
 
         def together(task: Any) -> jax.Array:
             act = rollout.ensemble_player(network, network_config, members)
             memory = jax.vmap(lambda params: network.initial_carry(params, task.metafeatures))(members)
-            record = rollout.play(act, memory, shared, task, key, env, used)
+            record = rollout.play(act, memory, shared, task, key, env, beliefs)
             return jnp.where(record.valid, record.action, -1)[None]
 
         def one(row: jax.Array) -> jax.Array:

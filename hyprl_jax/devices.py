@@ -1,4 +1,4 @@
-"""All devices for the batched side: episodes are dealt out evenly, nothing is exchanged between devices.
+"""Several devices for work that needs no exchange between them: episodes, seeds, folds.
 
 XLA runs one program on one core of a CPU, so every core is made a device of its own. That must happen before
 JAX starts; later it is too late, and the one device that there is does all the work.
@@ -15,7 +15,7 @@ import jax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-_AXIS = "episodes"
+_AXIS = "parts"
 
 
 def use_all_cores() -> None:
@@ -37,23 +37,21 @@ def used_devices(episodes: int) -> int:
     return number if episodes % number == 0 else 1
 
 
-def deal_out(tree: Any, devices: int) -> Any:
-    """`tree` with the leading axes of its leaves dealt out over the first `devices` devices."""
-    return jax.device_put(tree, NamedSharding(_mesh(devices), P(_AXIS)))
+def deal_out(tree: Any, devices: int, axis: int = 0) -> Any:
+    """`tree` with axis number `axis` of its leaves dealt out over the first `devices` devices."""
+    return jax.device_put(tree, NamedSharding(_mesh(devices), _dealt(axis)))
 
 
-def over_devices(function: Callable, devices: int, shared: int) -> Callable:
-    """`function` with its first `shared` arguments given to each device, the rest and all results dealt out.
-
-    The results have leading axes.
-    """
+def over_devices(function: Callable, devices: int, shared: int, axis: int = 0) -> Callable:
+    """`function` with its first `shared` arguments given to each device, the rest and all results dealt out
+    along their axis number `axis`."""
     if devices == 1:
         return function
 
     def call(*arguments: Any) -> Any:
-        places = tuple(P() if number < shared else P(_AXIS) for number in range(len(arguments)))
+        places = tuple(P() if number < shared else _dealt(axis) for number in range(len(arguments)))
         dealt = jax.shard_map(
-            function, mesh=_mesh(devices), in_specs=places, out_specs=P(_AXIS), check_vma=False
+            function, mesh=_mesh(devices), in_specs=places, out_specs=_dealt(axis), check_vma=False
         )
         return dealt(*arguments)
 
@@ -63,6 +61,10 @@ def over_devices(function: Callable, devices: int, shared: int) -> Callable:
 def copy_to_all(tree: Any, devices: int) -> Any:
     """`tree` on each of the first `devices` devices."""
     return jax.device_put(tree, NamedSharding(_mesh(devices), P()))
+
+
+def _dealt(axis: int) -> P:
+    return P(*(None,) * axis, _AXIS)
 
 
 def _mesh(devices: int) -> jax.sharding.Mesh:
