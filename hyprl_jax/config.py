@@ -26,6 +26,7 @@ Replay = Literal["none", "uniform", "prioritised"]
 Candidates = Literal["surrogate", "encodings", "both"]
 Optimizer = Literal["adam", "adamw", "rmsprop", "sgd"]
 Decay = Literal["constant", "linear", "cosine"]
+Ordering = Literal["policy_gradient", "q"]
 Exploration = Literal["uniform", "acquisition"]
 
 
@@ -114,7 +115,7 @@ class NetworkConfig:
     """Start the context from the metafeatures of the dataset."""
     residual: bool = True
     """Add the head's output to a classical acquisition function instead of learning from nothing."""
-    residual_limit: float = sweepable(0.5)
+    residual_limit: float = sweepable(1.0)
     """Bound on the correction, in units of the log-acquisition."""
     dueling: bool = True
     """A separate head for the value of the state."""
@@ -128,7 +129,7 @@ class LearnerConfig:
 
     episodes: int = 1024
     """Episodes played in parallel for an update."""
-    plays: int = 8
+    plays: int = 16
     """Episodes of each drawn task: the mean return of a task's plays is its baseline."""
     minibatches: int = 4
     """Minibatches in a pass over the played episodes."""
@@ -158,10 +159,16 @@ class LearnerConfig:
     """Prioritisation exponent."""
     replay_beta: float = sweepable(0.4)
     """Importance-weight exponent."""
+    ordering: Ordering = "policy_gradient"
+    """What teaches the order of the candidates: the gradient of the return, or the fit of Q-values alone."""
+    temperature: float = sweepable(0.1)
+    """Of the softmax by which training plays for its policy gradient, in units of the log-acquisition."""
+    ratio_clip: float = sweepable(0.2)
+    """Change of a choice's probability beyond which the policy gradient does not push."""
     exploration: Exploration = "acquisition"
-    """Explore uniformly among legal configurations or in proportion to the acquisition function."""
+    """With `ordering` `q`: explore uniformly or in proportion to the acquisition function."""
     epsilon_schedule: Schedule = "linear"
-    """How exploration falls."""
+    """How exploration falls (with `ordering` `q`)."""
     epsilon_start: float = sweepable(0.2)
     """Exploration at the start."""
     epsilon_end: float = sweepable(0.05)
@@ -170,7 +177,7 @@ class LearnerConfig:
     """Part of the updates over which exploration falls."""
     optimizer: Optimizer = "adam"
     """optax optimizer."""
-    learning_rate: float = sweepable(5e-4)
+    learning_rate: float = sweepable(3e-3)
     """Peak learning rate."""
     decay: Decay = "cosine"
     """Shape of the learning rate over the run."""
@@ -350,6 +357,7 @@ def _check_probabilities(config: TrainConfig) -> None:
         "surrogate.encoding_variance": config.surrogate.encoding_variance,
         "surrogate.lengthscale": config.surrogate.lengthscale, "surrogate.noise": config.surrogate.noise,
         "learner.huber": learner.huber, "learner.reward_scale": learner.reward_scale,
+        "learner.temperature": learner.temperature, "learner.ratio_clip": learner.ratio_clip,
         "learner.max_gradient_norm": learner.max_gradient_norm,
         "network.residual_limit": config.network.residual_limit,
     }  # fmt: skip
@@ -375,6 +383,10 @@ def _check_combinations(config: TrainConfig) -> None:
         raise InputError(
             "learner.baseline compares the plays of a task: set learner.plays to 2 or more, or switch it off"
         )
+    if learner.ordering == "policy_gradient" and learner.plays < 2:
+        raise InputError("the policy gradient compares the plays of a task: set learner.plays to 2 or more")
+    if learner.ordering == "policy_gradient" and learner.replay != "none":
+        raise InputError("stored episodes give no policy gradient: set learner.ordering to q")
     if learner.double and not learner.target_period:
         raise InputError("learner.double needs a target network: set learner.target_period")
     if learner.replay != "none" and learner.replay_capacity < learner.episodes:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyprl_jax import augment, rollout
+from hyprl_jax import augment, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import EnvConfig, SurrogateConfig
@@ -169,7 +169,7 @@ def start_regret(
     the acquisition function that policies start from."""
     shared = rollout.background(bank, fold, numbers)
     metafeatures = banks.standardised_metafeatures(bank, fold)
-    act = rollout.score_player(lambda view, key: view.acquired.acquisition)
+    act = players.score_player(lambda view, key: view.acquired.acquisition)
 
     def one(row: jax.Array, number: jax.Array) -> jax.Array:
         task = augment.real_task(bank, fold, metafeatures, row, config.leave_out)

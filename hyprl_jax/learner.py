@@ -3,7 +3,7 @@ network.
 
 Episodes start from a zero carry and are played to the end, so there is no burn-in, no stored recurrent state
 and no bootstrap past the end. The fit needs of each step only what the chosen candidate looked like
-(`rollout.Kept`), because the value of a state, a maximum over all candidates, is already known from playing:
+(`players.Kept`), because the value of a state, a maximum over all candidates, is already known from playing:
 the gradient pass costs one candidate a step instead of all.
 
 The default target is Peng's Q(lambda) without replay or target network (PQN, Gallici et al. 2024). Rewards
@@ -15,6 +15,7 @@ not ask the network to tell hard tasks from easy ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,14 +23,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyprl_jax import augment, replay, returns, rollout
+from hyprl_jax import augment, ordering, players, replay, returns, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import LearnerConfig, TrainConfig
 from hyprl_jax.env import Task
 from hyprl_jax.explore import SCHEDULES
-from hyprl_jax.networks import CandidateInputs, FlaxNetwork, Params
-from hyprl_jax.rollout import CONTEXT_FEATURES, Kept, Record
+from hyprl_jax.networks import SIZE_HEADS, CandidateInputs, FlaxNetwork, Params
+from hyprl_jax.players import Kept
+from hyprl_jax.rollout import CONTEXT_FEATURES, Record
 from hyprl_jax.surrogate import CANDIDATE_FEATURES, Numbers
 
 
@@ -58,6 +60,8 @@ class Batch(NamedTuple):
     """`[E, T]` bool."""
     weights: jax.Array
     """`[E]` importance weights."""
+    merits: jax.Array | None
+    """`[E, T]` advantages of the choices, if the order is learned from them."""
 
 
 class Stored(NamedTuple):
@@ -186,7 +190,12 @@ def make_batch(record: Record, tasks: Task, config: TrainConfig) -> Batch:
             rewards, discounts, following, record.valid
         )
     ones = jnp.ones(targets.shape[0], jnp.float32)
-    return Batch(record.kept, tasks.metafeatures, jax.lax.stop_gradient(targets), record.valid, ones)
+    merits = None
+    if learner.ordering == "policy_gradient":
+        merits = ordering.advantages(
+            record.reward, record.regret, record.over, record.valid, learner.plays, learner.gamma
+        )
+    return Batch(record.kept, tasks.metafeatures, jax.lax.stop_gradient(targets), record.valid, ones, merits)
 
 
 def shaped_rewards(
@@ -234,23 +243,48 @@ def fit(
 def loss_function(
     network: FlaxNetwork, config: LearnerConfig, params: Params, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean Huber loss over valid steps, and the mean absolute error of each episode `[E]`."""
-    q = jax.vmap(partial(chosen_values, network, params))(batch.kept, batch.metafeatures)
-    errors = jnp.where(batch.valid, q - batch.targets, 0.0)
+    """The loss, and the mean absolute error of the Q-values of each episode `[E]`.
+
+    The loss is the mean Huber loss of Q-values over valid steps. With `ordering` `policy_gradient` it teaches
+    only the size of Q-values (`SIZE_HEADS`); the clipped policy gradient is added and teaches the rest.
+    """
+    hidden = jax.vmap(partial(contexts, network, params))(batch.kept, batch.metafeatures)
+    chosen = CandidateInputs(batch.kept.features[:, :, None], batch.kept.start[:, :, None], batch.kept.top)
+    apart = batch.merits is not None
+    sizing = _only(params, SIZE_HEADS) if apart else params
+    q = _each_step(partial(network.values, sizing))(
+        jax.lax.stop_gradient(hidden) if apart else hidden, chosen
+    )
+    errors = jnp.where(batch.valid, q[..., 0] - batch.targets, 0.0)
     weights = batch.weights[:, None] * batch.valid
     loss = jnp.sum(weights * optax.huber_loss(errors, delta=config.huber)) / jnp.maximum(batch.valid.sum(), 1)
+    if batch.merits is not None and (listed := batch.kept.listed) is not None:
+        inputs = CandidateInputs(listed.features, listed.start, batch.kept.top)
+        preferences = _each_step(partial(network.preferences, params))(hidden, inputs)
+        every = ordering.log_probabilities(preferences, listed.legal, config.temperature)
+        new = jnp.take_along_axis(every, listed.place[..., None], axis=-1)[..., 0]
+        loss += ordering.clipped_loss(
+            new, listed.log_probability, batch.merits, batch.valid, config.ratio_clip
+        )
     return loss, jnp.abs(errors).sum(1) / jnp.maximum(batch.valid.sum(1), 1)
 
 
-def chosen_values(network: FlaxNetwork, params: Params, kept: Kept, metafeatures: jax.Array) -> jax.Array:
-    """Q-values `[T]` of the chosen candidates of one episode, the context unrolled from its start."""
+def contexts(network: FlaxNetwork, params: Params, kept: Kept, metafeatures: jax.Array) -> jax.Array:
+    """Context vectors `[T, H]` of one episode, unrolled from its start."""
 
     def advance(carry: Any, context: jax.Array) -> tuple[Any, jax.Array]:
         return network.advance(params, carry, context)
 
-    _, hidden = jax.lax.scan(advance, network.initial_carry(params, metafeatures), kept.context)
-    inputs = CandidateInputs(kept.features[:, None], kept.start[:, None], kept.top)
-    return jax.vmap(partial(network.values, params))(hidden, inputs)[:, 0]
+    return jax.lax.scan(advance, network.initial_carry(params, metafeatures), kept.context)[1]
+
+
+def _each_step(function: Callable) -> Callable:
+    return jax.vmap(jax.vmap(function))
+
+
+def _only(params: Params, names: tuple[str, ...]) -> Params:
+    """`params`, through which gradients reach only those called `names`."""
+    return {name: part if name in names else jax.lax.stop_gradient(part) for name, part in params.items()}
 
 
 def _play(
@@ -266,14 +300,15 @@ def _play(
 ) -> Record:
     """Plays `tasks [E, ...]` with the current parameters (`forced [E, T]`: with given actions)."""
     network, learner = FlaxNetwork(config.network), config.learner
+    temperature = learner.temperature if learner.ordering == "policy_gradient" else None
     shared = rollout.background(offered, fold, numbers)
 
     def one(task: Task, episode_key: jax.Array, actions: Any) -> Record:
-        act = rollout.q_player(
+        act = players.q_player(
             network, config.network, state.params, epsilon, target=state.target,
-            double=learner.double, exploration=learner.exploration, forced=actions,
+            double=learner.double, exploration=learner.exploration, forced=actions, temperature=temperature,
         )  # fmt: skip
-        memory = rollout.q_memory(network, state.params, state.target, task)
+        memory = players.q_memory(network, state.params, state.target, task)
         return rollout.play(act, memory, shared, task, episode_key, config.env, config.surrogate)
 
     keys = jax.random.split(key, tasks.best.shape[0])

@@ -58,6 +58,13 @@ class Network(Protocol):
     def advantages(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
         """Q-values `[N]` less the value of the state: the same order, without its rounding."""
 
+    def preferences(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        """What Q-values `[N]` are ordered by, on the scale of the log-acquisition with `residual`."""
+
+
+SIZE_HEADS = ("value", "scale")
+"""Parameters that bear on the size of Q-values but not on their order."""
+
 
 class _QModule(nn.Module):
     """Linen module behind `FlaxNetwork`."""
@@ -107,6 +114,13 @@ class _QModule(nn.Module):
         return value + self.advantages(hidden, inputs)
 
     def advantages(self, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        preferences = self.preferences(hidden, inputs)
+        if not self.config.residual:
+            return preferences
+        horizon = _INITIAL_HORIZON * jnp.exp(jnp.clip(self.scale(hidden)[0], -4.0, 4.0))
+        return horizon * inputs.top * jnp.exp(preferences)
+
+    def preferences(self, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
         config = self.config
         x = self.see(inputs.features) + self.modulate(hidden)
         for layer in range(config.layers):
@@ -117,9 +131,7 @@ class _QModule(nn.Module):
         if not config.residual:
             return judged
         limit = config.residual_limit
-        correction = limit * jnp.tanh(judged / limit)
-        horizon = _INITIAL_HORIZON * jnp.exp(jnp.clip(self.scale(hidden)[0], -4.0, 4.0))
-        return horizon * inputs.top * jnp.exp(inputs.start + correction)
+        return inputs.start + limit * jnp.tanh(judged / limit)
 
     def everything(self, metafeatures: jax.Array, context: jax.Array, inputs: CandidateInputs) -> jax.Array:
         """Touches every parameter once, for initialisation."""
@@ -151,6 +163,9 @@ class FlaxNetwork:
 
     def advantages(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
         return self._module.apply({"params": params}, hidden, inputs, method=_QModule.advantages)  # type: ignore[return-value]
+
+    def preferences(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        return self._module.apply({"params": params}, hidden, inputs, method=_QModule.preferences)  # type: ignore[return-value]
 
 
 def _small(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

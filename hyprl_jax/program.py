@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import augment, devices, fitting, learner, rollout
+from hyprl_jax import augment, devices, fitting, learner, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import TrainConfig
@@ -76,8 +76,8 @@ class Program:
 
     def start(self, bank: SurfaceBank, folds: Fold) -> TrainingState:
         """The state before training, validated once; leaves of `folds` are `[folds, ...]`."""
-        # On one device: XLA's factorisations wait for the threads that several CPU devices share, and for good
-        # if each waits for the other's.
+        # On one device: XLA's factorisations wait for threads that several CPU devices share, and wait for good
+        # if each device holds what the other waits for.
         alone = jax.device_put((bank, folds), jax.devices()[0]) if self._devices > 1 else (bank, folds)
         numbers = self._learn(*alone)
         seeds = len(self.config.seeds)
@@ -152,12 +152,12 @@ def validate(
     network = FlaxNetwork(config.network)
     shared = rollout.background(bank, fold, numbers)
     metafeatures = banks.standardised_metafeatures(bank, fold)
-    act = rollout.q_player(network, config.network, params)
+    act = players.q_player(network, config.network, params)
 
     def one(row: jax.Array, number: jax.Array) -> jax.Array:
         task = augment.real_task(bank, fold, metafeatures, row, config.surrogate.leave_out)
         task = augment.numbered_variant(task, number)
-        memory = rollout.q_memory(network, params, None, task)
+        memory = players.q_memory(network, params, None, task)
         key = jax.random.key(0)  # a greedy player draws nothing
         return rollout.play(act, memory, shared, task, key, config.env, config.surrogate).regret
 

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import env, explore, surrogate
+from hyprl_jax import env, surrogate
 from hyprl_jax.bank import Fold, SurfaceBank
-from hyprl_jax.config import EnvConfig, NetworkConfig, SurrogateConfig
+from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Observation, Task
-from hyprl_jax.networks import CandidateInputs, Network, Params
 
 CONTEXT_FEATURES = (
     "share_of_trials", "trials_done", "trials_left", "begun", "latest_improvement", "latest_gap", "surprise",
@@ -78,24 +77,6 @@ class Record(NamedTuple):
     regret: jax.Array
     """Normalised regret of the incumbent after the trial (of the last incumbent once the episode is over)."""
     kept: Any
-
-
-class Kept(NamedTuple):
-    """What learning needs of a choice by a Q-network; everything else can be forgotten."""
-
-    context: jax.Array
-    """`[G]`"""
-    features: jax.Array
-    """`[F]` inputs of the chosen candidate."""
-    start: jax.Array
-    """Scalar start value of the chosen candidate."""
-    top: jax.Array
-    """Scalar acquisition of the best legal candidate."""
-    value: jax.Array
-    """Scalar: the value of the state, the largest legal Q-value (by double Q-learning with a target
-    network)."""
-    greedy: jax.Array
-    """bool: the choice was the greedy one."""
 
 
 class _Latest(NamedTuple):
@@ -238,128 +219,3 @@ def _context(
         latest.start / 4.0,
     ]
     return jnp.stack([jnp.asarray(column, jnp.float32) for column in columns])
-
-
-def shortlist(view: View, config: NetworkConfig) -> jax.Array:
-    """Candidates `[C]` int32 that a network judges: the `config.shortlist` best by the acquisition function,
-    best first, or all of them (without `config.residual`, or if there are no more)."""
-    total = view.acquired.acquisition.shape[0]
-    if not config.residual or not 0 < config.shortlist < total:
-        return jnp.arange(total, dtype=jnp.int32)
-    ranked = jnp.where(view.observation.legal, view.acquired.acquisition, -1.0)
-    return jax.lax.top_k(ranked, config.shortlist)[1].astype(jnp.int32)
-
-
-def candidate_inputs(view: View, config: NetworkConfig, columns: jax.Array) -> CandidateInputs:
-    """What the network sees of the candidates `columns [C]`, by `config.candidates`."""
-    parts = []
-    if config.candidates in ("surrogate", "both"):
-        parts.append(surrogate.features(view.known, view.state, view.belief, view.acquired, columns))
-    if config.candidates in ("encodings", "both"):
-        parts.append(view.known.encodings[columns])
-    features = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
-    return CandidateInputs(features, relative(view, columns), view.acquired.top)
-
-
-def q_player(
-    network: Network,
-    config: NetworkConfig,
-    params: Params,
-    epsilon: jax.Array | float = 0.0,
-    *,
-    target: Params | None = None,
-    double: bool = False,
-    exploration: str = "uniform",
-    forced: jax.Array | None = None,
-) -> Act:
-    """The epsilon-greedy player of a Q-network, which keeps `Kept`; its memory is made by `q_memory`.
-
-    With `target` parameters the values of states come from them (with `double`, of the action that `params`
-    choose: van Hasselt, Guez and Silver 2016). `exploration` `acquisition` explores in proportion to the
-    acquisition function instead of uniformly. `forced [T]` int32 actions are played whatever the network
-    says: to look at a stored episode with new parameters.
-    """
-
-    def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
-        columns = shortlist(view, config)
-        legal = view.observation.legal[columns]
-        inputs = candidate_inputs(view, config, columns)
-        carry, hidden = network.advance(params, memory[0], view.context)
-        place = explore.masked_argmax(network.advantages(params, hidden, inputs), legal)
-        if target is None:
-            memory = (carry, memory[1])
-            value = network.values(params, hidden, inputs)[place]
-        else:
-            target_carry, target_hidden = network.advance(target, memory[1], view.context)
-            target_q = network.values(target, target_hidden, inputs)
-            memory = (carry, target_carry)
-            value = target_q[place if double else explore.masked_argmax(target_q, legal)]
-        best = jnp.where(place >= 0, columns[place], explore.NOTHING_LEGAL)
-        whether, which = jax.random.split(key)
-        explores = jax.random.uniform(whether) < epsilon
-        action = jnp.where(explores, _explore(which, view, columns, exploration), best)
-        action = action if forced is None else forced[view.observation.trial]
-        chosen = candidate_inputs(view, config, action[None])
-        kept = Kept(
-            view.context,
-            chosen.features[0],
-            chosen.start[0],
-            view.acquired.top,
-            jnp.where(place >= 0, value, 0.0),
-            action == best,
-        )
-        return memory, Choice(action, kept)
-
-    return act
-
-
-def q_memory(network: Network, params: Params, target: Params | None, task: Task) -> tuple[Any, Any]:
-    """Memory of `q_player` before the first trial of `task`."""
-    first = network.initial_carry(params, task.metafeatures)
-    return first, (network.initial_carry(target, task.metafeatures) if target is not None else None)
-
-
-def ensemble_player(network: Network, config: NetworkConfig, members: Params) -> Act:
-    """The greedy player of the mean Q-value of several networks (leading axis of `members`); its memory is
-    their carries. It keeps nothing."""
-
-    def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
-        del key
-        columns = shortlist(view, config)
-        inputs = candidate_inputs(view, config, columns)
-
-        def judge(params: Params, carry: Any) -> tuple[Any, jax.Array]:
-            carry, hidden = network.advance(params, carry, view.context)
-            return carry, network.advantages(params, hidden, inputs)
-
-        memory, advantages = jax.vmap(judge)(members, memory)
-        place = explore.masked_argmax(advantages.mean(0), view.observation.legal[columns])
-        return memory, Choice(jnp.where(place >= 0, columns[place], explore.NOTHING_LEGAL), None)
-
-    return act
-
-
-def score_player(score: Callable[[View, jax.Array], jax.Array]) -> Act:
-    """The player that takes the legal candidate with the largest `score(view, key) [N]`; no memory, keeps
-    nothing."""
-
-    def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
-        return memory, Choice(explore.masked_argmax(score(view, key), view.observation.legal), None)
-
-    return act
-
-
-def _explore(key: jax.Array, view: View, columns: jax.Array, exploration: str) -> jax.Array:
-    """A legal candidate: any, or one of `columns [C]` in proportion to its acquisition."""
-    uniform = jax.random.uniform(key)
-    if exploration == "uniform":
-        return explore.random_legal(uniform, view.observation.legal)
-    # Inverse of the cumulative distribution.
-    weights = jnp.exp(relative(view, columns))
-    weights = jnp.cumsum(jnp.where(view.observation.legal[columns], weights, 0.0))
-    place = jnp.sum(weights <= uniform * weights[-1], dtype=jnp.int32)
-    # A product that rounds up to the total is brought back to the first candidate, which is legal if any is.
-    action = columns[jnp.minimum(place, columns.shape[0] - 1)]
-    return jnp.where(
-        view.observation.legal[action], action, explore.random_legal(uniform, view.observation.legal)
-    )

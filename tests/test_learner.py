@@ -41,7 +41,8 @@ from hyprl_jax.config import (
 )
 from hyprl_jax.learner import LearnerState
 from hyprl_jax.networks import FlaxNetwork
-from hyprl_jax.rollout import Kept, Record
+from hyprl_jax.players import Kept
+from hyprl_jax.rollout import Record
 
 TINY = TrainConfig(
     env=EnvConfig(trials=3),
@@ -84,8 +85,8 @@ def looked_at(
     shared, task = rollout.background(bank, fold), real_task(bank, fold, metafeatures_of(bank, fold), row)
 
     def one(forced: jax.Array) -> tuple[Record, jax.Array]:
-        act = rollout.q_player(network, config.network, params, forced=forced)
-        memory = rollout.q_memory(network, params, None, task)
+        act = players.q_player(network, config.network, params, forced=forced)
+        memory = players.q_memory(network, params, None, task)
         key = jax.random.key(0)
         record = rollout.play(act, memory, shared, task, key, config.env, config.surrogate)
         return record, learner.chosen_values(network, params, record.kept, task.metafeatures)
@@ -148,7 +149,7 @@ def test_values_in_the_fit_are_those_seen_while_playing() -> None:
 
     @quick_jit
     def greedy() -> tuple[Record, jax.Array]:
-        act, memory = rollout.q_player(flax, network, params), rollout.q_memory(flax, params, None, task)
+        act, memory = players.q_player(flax, network, params), players.q_memory(flax, params, None, task)
         record = rollout.play(act, memory, shared, task, jax.random.key(0), config.env, config.surrogate)
         return record, learner.chosen_values(flax, params, record.kept, task.metafeatures)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from oracles import EpisodeOracle
 from probes import on_device, quick_jit, random_tasks, small_bank
 
-from hyprl_jax import augment, rollout
+from hyprl_jax import augment, players, rollout
 from hyprl_jax.bank import standardised_metafeatures
 from hyprl_jax.config import EnvConfig, NetworkConfig, SurrogateConfig
 from hyprl_jax.env import Task
@@ -62,8 +62,8 @@ def one_episode(
     **options: Any,
 ) -> Record:
     network, config, beliefs = FlaxNetwork(NETWORK), options.pop("env", ENV), options.pop("beliefs", BELIEFS)
-    act = rollout.q_player(network, NETWORK, params, epsilon, forced=forced, **options)
-    memory = rollout.q_memory(network, params, options.get("target"), task)
+    act = players.q_player(network, NETWORK, params, epsilon, forced=forced, **options)
+    memory = players.q_memory(network, params, options.get("target"), task)
     return rollout.play(act, memory, known, task, key, config, beliefs)
 
 
@@ -98,7 +98,7 @@ def _played(
 @quick_jit
 def scored(tasks: Task, keys: jax.Array, known: Background, scores: jax.Array, listed: jax.Array) -> Record:
     """Records of the player that goes by `scores [N]` if `listed`, else by the acquisition."""
-    act = rollout.score_player(lambda view, key: jnp.where(listed, scores, view.acquired.acquisition))
+    act = players.score_player(lambda view, key: jnp.where(listed, scores, view.acquired.acquisition))
     return jax.vmap(lambda task, key: rollout.play(act, None, known, task, key, ENV, BELIEFS))(tasks, keys)
 
 
@@ -212,7 +212,7 @@ def test_score_players_take_the_best_legal_candidate() -> None:
 def test_an_ensemble_of_one_network_is_that_network() -> None:
     network, tasks, keys = FlaxNetwork(NETWORK), some_tasks(), some_keys()
     members = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), shaken())
-    act = rollout.ensemble_player(network, NETWORK, members)
+    act = players.ensemble_player(network, NETWORK, members)
 
     def one(task: Task, key: jax.Array) -> Record:
         memory = jax.vmap(lambda params: network.initial_carry(params, task.metafeatures))(members)

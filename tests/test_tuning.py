@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hyprl_jax.tuning import ENCODING_VARIANCES, GAIN_WEIGHTS, Tuned
 from probes import make_tables, on_device, quick_jit, split_of
 
-from hyprl_jax import augment, rollout, tuning
+from hyprl_jax import augment, players, rollout, tuning
 from hyprl_jax.bank import Fold, SurfaceBank, make_fold, pack, standardised_metafeatures
 from hyprl_jax.config import EnvConfig, SurrogateConfig
-from hyprl_jax.tuning import ENCODING_VARIANCES, GAIN_WEIGHTS, Tuned
 
 ENV = EnvConfig(trials=4)
 BELIEFS = SurrogateConfig()
@@ -60,7 +60,7 @@ def regret_of_start(
     beliefs = dataclasses.replace(BELIEFS, encoding_variance=variance, gain_weight=weight)
     task = augment.real_task(bank, fold, standardised_metafeatures(bank, fold), row, beliefs.leave_out)
     task = augment.numbered_variant(task, jnp.int32(number))
-    act = rollout.score_player(lambda view, key: view.acquired.acquisition)
+    act = players.score_player(lambda view, key: view.acquired.acquisition)
     known = rollout.background(bank, fold)
     return rollout.play(act, None, known, task, jax.random.key(0), ENV, beliefs).regret.mean()
 

@@ -24,7 +24,8 @@ from hyprl_jax.baselines.cold import cold_memory, cold_player
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Task
 from hyprl_jax.errors import InputError
-from hyprl_jax.rollout import Act, Background, View, score_player
+from hyprl_jax.players import score_player
+from hyprl_jax.rollout import Act, Background, View
 
 
 class Baseline(NamedTuple):

@@ -19,7 +19,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import augment, devices, fitting, learner, rollout
+from hyprl_jax import augment, devices, fitting, learner, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.bench.problem import Problem
@@ -90,7 +90,14 @@ def loop_side(problem: Problem, episodes: int) -> Side:
 def one_at_a_time(config: TrainConfig) -> TrainConfig:
     """The configuration of the loop: a batch is one episode, and is used once."""
     single = dataclasses.replace(
-        config.learner, episodes=1, plays=1, minibatches=1, epochs=1, baseline=False, replay="none"
+        config.learner,
+        episodes=1,
+        plays=1,
+        minibatches=1,
+        epochs=1,
+        baseline=False,
+        replay="none",
+        ordering="q",
     )
     return dataclasses.replace(config, learner=single)
 
@@ -108,7 +115,7 @@ def _begin_synthetic(
 def _exploring_trial(
     params: Params, episode: Episode, key: jax.Array, config: TrainConfig
 ) -> tuple[Episode, Trial]:
-    act = rollout.q_player(
+    act = players.q_player(
         FlaxNetwork(config.network),
         config.network,
         params,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax import augment, devices, env, learner, rollout, surrogate
+from hyprl_jax import augment, devices, env, learner, players, rollout, surrogate
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.bench.problem import Problem
@@ -102,12 +102,12 @@ def play_episodes(
     network = FlaxNetwork(config.network)
     shared = rollout.background(bank, fold)
     metafeatures = banks.standardised_metafeatures(bank, fold)
-    act = rollout.q_player(network, config.network, params)
+    act = players.q_player(network, config.network, params)
     key = jax.random.key(0)  # a greedy player draws nothing
 
     def one(row: jax.Array) -> tuple[jax.Array, jax.Array]:
         task = augment.real_task(bank, fold, metafeatures, row)
-        memory = rollout.q_memory(network, params, None, task)
+        memory = players.q_memory(network, params, None, task)
         record = rollout.play(act, memory, shared, task, key, config.env, config.surrogate)
         return record.action, record.reward
 
@@ -118,7 +118,7 @@ def begin_episode(params: Params, shared: Background, task: Task, config: TrainC
     """An episode of `task` before its first trial."""
     known, _ = rollout.recall(shared, task, config.surrogate)
     beliefs = surrogate.start(known, config.env.trials, config.surrogate)
-    memory = rollout.q_memory(FlaxNetwork(config.network), params, None, task)
+    memory = players.q_memory(FlaxNetwork(config.network), params, None, task)
     zero = jnp.float32(0.0)
     latest = rollout._Latest(zero, zero, zero, zero)
     return Episode(task, known, memory, env.reset(task), beliefs, latest)
@@ -146,7 +146,7 @@ def greedy_trial(
     params: Params, episode: Episode, key: jax.Array, config: TrainConfig
 ) -> tuple[Episode, Trial]:
     """One trial of the greedy policy."""
-    act = rollout.q_player(FlaxNetwork(config.network), config.network, params)
+    act = players.q_player(FlaxNetwork(config.network), config.network, params)
     return one_trial(episode, act, key, config)
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax import augment, fitting, rollout
+from hyprl_jax import augment, fitting, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.baselines import make_baseline
@@ -230,13 +230,13 @@ def _policy_program(
         key = jax.random.key(0)  # a greedy player draws nothing
 
         def alone(params: Params, task: Any) -> jax.Array:
-            act = rollout.q_player(network, network_config, params)
-            memory = rollout.q_memory(network, params, None, task)
+            act = players.q_player(network, network_config, params)
+            memory = players.q_memory(network, params, None, task)
             record = rollout.play(act, memory, shared, task, key, env, beliefs)
             return jnp.where(record.valid, record.action, -1)
 
         def together(task: Any) -> jax.Array:
-            act = rollout.ensemble_player(network, network_config, members)
+            act = players.ensemble_player(network, network_config, members)
             memory = jax.vmap(lambda params: network.initial_carry(params, task.metafeatures))(members)
             record = rollout.play(act, memory, shared, task, key, env, beliefs)
             return jnp.where(record.valid, record.action, -1)[None]
