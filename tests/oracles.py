@@ -79,10 +79,11 @@ class EpisodeOracle:
         }
 
 
-def rational_quadratic(x: np.ndarray, y: np.ndarray, lengthscale: float) -> float:
-    """`(1 + r^2 / (2 alpha l^2))^-alpha` with alpha = 2."""
-    squared = sum((float(a) - float(b)) ** 2 for a, b in zip(x, y, strict=True))
-    return (1.0 + squared / (2 * 2 * lengthscale**2)) ** -2
+def rational_quadratic(x: np.ndarray, y: np.ndarray, lengthscale: float | np.ndarray) -> float:
+    """`(1 + r^2 / (2 alpha))^-alpha` with alpha = 2 and r in units of one lengthscale, or of one a feature."""
+    scales = np.broadcast_to(lengthscale, len(x))
+    squared = sum(((float(a) - float(b)) / float(s)) ** 2 for a, b, s in zip(x, y, scales, strict=True))
+    return (1.0 + squared / (2 * 2)) ** -2
 
 
 def prior(

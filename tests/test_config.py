@@ -78,6 +78,10 @@ def valid_configurations(draw: st.DrawFn) -> dict[str, Any]:
     values["augment.candidates"] = draw(st.sampled_from([0, 64]))
     if values.get("learner.double"):
         values["learner.target_period"] = 3
+    if values.get("learner.plays") == 1:
+        values |= {"learner.baseline": False, "learner.ordering": "q"}
+    if values.get("learner.replay", "none") != "none":
+        values["learner.ordering"] = "q"
     return values
 
 
@@ -143,7 +147,8 @@ OUT_OF_RANGE = [
     ("learner.target_period", -1), ("learner.epsilon_start", 2.0), ("learner.epsilon_end", -0.1),
     ("learner.epsilon_fraction", 1.5), ("learner.learning_rate", -1e-3), ("learner.weight_decay", -1.0),
     ("learner.max_gradient_norm", 0.0), ("learner.huber", 0.0), ("learner.reward_scale", 0.0),
-    ("learner.average", 1.5), ("learner.warmup", -1), ("validation_fraction", 0.0),
+    ("learner.average", 1.5), ("learner.temperature", 0.0), ("learner.temperature", -0.1),
+    ("learner.ratio_clip", 0.0), ("network.shortlist", -1), ("learner.warmup", -1), ("validation_fraction", 0.0),
     ("validation_fraction", 1.0), ("updates_per_chunk", 0), ("checkpoint_seconds", -1.0), ("folds", []),
     ("folds", [1, 1]), ("seeds", [-1]),
 ]  # fmt: skip
@@ -186,7 +191,14 @@ COMBINATIONS = [
     ({"learner.episodes": 64, "learner.plays": 7}, "learner.plays"),
     ({"learner.episodes": 64, "learner.minibatches": 3}, "learner.minibatches"),
     ({"learner.double": True}, "learner.target_period"),
-    ({"learner.replay": "uniform", "learner.replay_capacity": 8}, "learner.replay_capacity"),
+    (
+        {"learner.replay": "uniform", "learner.replay_capacity": 8, "learner.ordering": "q"},
+        "learner.replay_capacity",
+    ),
+    ({"learner.plays": 1, "learner.ordering": "q"}, "learner.baseline"),
+    ({"learner.plays": 1, "learner.baseline": False}, "policy gradient compares the plays"),
+    ({"learner.replay": "uniform"}, "learner.ordering"),
+    ({"learner.replay": "prioritised"}, "learner.ordering"),
     ({"augment.candidates": 5, "env.trials": 6}, "augment.candidates"),
     ({"learner.epsilon_schedule": "exponential", "learner.epsilon_end": 0.0}, "epsilon"),
 ]
@@ -196,6 +208,16 @@ COMBINATIONS = [
 def test_combinations_that_make_no_sense(values: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         from_dict(nested(values))
+
+
+def test_what_the_refusals_ask_for_is_accepted() -> None:
+    """Single plays and stored episodes, with the ordering that needs neither plays nor fresh episodes."""
+    alone = {"learner.plays": 1, "learner.baseline": False, "learner.ordering": "q"}
+    assert from_dict(nested(alone)).learner.plays == 1
+    for kind in ("uniform", "prioritised"):
+        stored = {"learner.replay": kind, "learner.ordering": "q", "learner.replay_capacity": 4096}
+        assert from_dict(nested(stored)).learner.replay == kind
+    assert from_dict(nested({"network.shortlist": 0})).network.shortlist == 0, "all candidates"
 
 
 @given(

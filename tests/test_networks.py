@@ -13,7 +13,7 @@ import pytest
 from probes import quick_jit
 
 from hyprl_jax.config import NetworkConfig
-from hyprl_jax.networks import CandidateInputs, FlaxNetwork
+from hyprl_jax.networks import SIZE_HEADS, CandidateInputs, FlaxNetwork
 
 META, CONTEXT, FEATURES, STEPS = 3, 5, 4, 2
 SMALL = NetworkConfig(context=6, hidden=7)
@@ -126,18 +126,64 @@ def test_advantages_are_values_less_that_of_the_state() -> None:
     assert abs((values - advantages)[0]) > 1e-3 and (advantages > 0.0).all()
 
 
-def test_the_correction_is_bounded() -> None:
+@pytest.mark.parametrize("limit", [0.5, 1.5])
+def test_the_correction_is_bounded(limit: float) -> None:
     """However large the parameters, the factor on the acquisition stays within the exponential of the
     limit."""
-    assert SMALL.residual_limit == 0.5
-    config = dataclasses.replace(SMALL, layer_norm=False, dueling=False)
+    config = dataclasses.replace(SMALL, layer_norm=False, dueling=False, residual_limit=limit)
     params = jax.tree.map(lambda leaf: 50.0 * leaf, shaken(parameters(config)))
     params = {**params, "scale": jax.tree.map(jnp.zeros_like, params["scale"])}
     inputs = random_inputs(30)
     acquisition = 0.3 * np.exp(np.asarray(inputs[2].start))
     factors = np.asarray(unrolled(config, params, inputs)) / (20.0 * acquisition)
-    assert np.abs(np.log(factors)).max() <= 0.5 + 1e-5
-    assert np.ptp(np.log(factors), axis=1).max() > 0.5, "it is used on both sides"
+    assert np.abs(np.log(factors)).max() <= limit + 1e-5
+    assert np.ptp(np.log(factors), axis=1).max() > limit, "it is used on both sides"
+
+
+def random_hidden(config: NetworkConfig, params: Any, inputs: tuple) -> jax.Array:
+    """The context vector after the first context."""
+    network = FlaxNetwork(config)
+    return network.advance(params, network.initial_carry(params, inputs[0]), inputs[1][0])[1]
+
+
+@pytest.mark.parametrize("config", variants())
+def test_preferences_order_candidates_as_values_do(config: NetworkConfig) -> None:
+    """On the scale of the log-acquisition: their start and a correction within the limit."""
+    params, inputs = shaken(parameters(config)), random_inputs(12)
+    network, hidden = FlaxNetwork(config), random_hidden(config, params, inputs)
+    preferences = np.asarray(network.preferences(params, hidden, inputs[2]))
+    values = np.asarray(network.values(params, hidden, inputs[2]))
+    advantages = np.asarray(network.advantages(params, hidden, inputs[2]))
+    assert np.array_equal(np.argsort(preferences), np.argsort(advantages))
+    assert np.array_equal(np.argsort(preferences), np.argsort(values))
+    if config.residual:
+        correction = preferences - np.asarray(inputs[2].start)
+        assert 0.01 < np.abs(correction).max() <= config.residual_limit
+        np.testing.assert_allclose(
+            np.log(advantages) - np.log(advantages[0]), preferences - preferences[0], atol=1e-4
+        )
+    else:
+        np.testing.assert_allclose(preferences, advantages)
+
+
+@pytest.mark.parametrize("config", variants())
+def test_the_heads_of_size_do_not_touch_the_order(config: NetworkConfig) -> None:
+    """Their parameters change values and no preference; all others change preferences."""
+    params, inputs = shaken(parameters(config)), random_inputs(7)
+    network, hidden = FlaxNetwork(config), random_hidden(config, params, inputs)
+    before = network.preferences(params, hidden, inputs[2])
+    values = network.values(params, hidden, inputs[2])
+    sized = {
+        name: jax.tree.map(lambda leaf: leaf + 0.5, part) if name in SIZE_HEADS else part
+        for name, part in params.items()
+    }
+    assert np.array_equal(network.preferences(sized, hidden, inputs[2]), before)
+    if set(SIZE_HEADS) & set(params):
+        assert not np.allclose(network.values(sized, hidden, inputs[2]), values)
+    for name in set(params) - set(SIZE_HEADS):
+        moved = {**params, name: shaken(params[name], seed=2)}
+        after = network.preferences(moved, random_hidden(config, moved, inputs), inputs[2])
+        assert not np.allclose(after, before, atol=1e-5), name
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

@@ -49,6 +49,8 @@ class Told(NamedTuple):
 
     state: surrogate.SurrogateState
     belief: surrogate.Belief
+    acquired: surrogate.Acquired
+    legal: jax.Array
     features: jax.Array
 
 
@@ -70,7 +72,10 @@ def _told(story: Story, prior: str, numbers: dict[str, jax.Array]) -> Told:
 
     def read(state: surrogate.SurrogateState, legal: jax.Array) -> Told:
         belief = surrogate.believe(known, state, legal, config)
-        return Told(state, belief, surrogate.features(known, state, belief, legal, config))
+        acquired = surrogate.acquire(known, belief, legal, config)
+        everything = jnp.arange(legal.shape[0])
+        seen = surrogate.features(known, state, belief, acquired, everything)
+        return Told(state, belief, acquired, legal, seen)
 
     def one(carry: tuple, tested: tuple) -> tuple:
         state, legal = carry
@@ -207,12 +212,91 @@ def test_expected_improvement_is_the_integral() -> None:
 
 
 def test_acquisition_adds_up_its_parts() -> None:
+    """Of the legal candidates; an illegal one is worth nothing, and the best of either counts it out."""
     config = dataclasses.replace(LEARNED, gain_weight=0.3)
-    found = told(random_story(5), config).belief
+    found = told(random_story(5), config)
+    mean = surrogate.know(*random_story(5)[:5], config).mean
     for done in range(TRIALS + 1):
-        belief = jax.tree.map(lambda leaf, done=done: leaf[done], found)
+        belief, acquired = (
+            jax.tree.map(lambda leaf, done=done: leaf[done], part) for part in (found.belief, found.acquired)
+        )
+        legal = np.asarray(found.legal[done])
+        assert legal.sum() == CANDIDATES - done
         expected = belief.expected_improvement + 0.3 * belief.gains[0] + 0.3 * belief.gains[1]
-        np.testing.assert_allclose(surrogate.acquisition(belief, config), expected, rtol=1e-5)
+        np.testing.assert_allclose(acquired.acquisition[legal], expected[legal], rtol=1e-5)
+        assert not acquired.acquisition[~legal].any()
+        np.testing.assert_allclose(acquired.top, expected[legal].max(), rtol=1e-5)
+        np.testing.assert_allclose(acquired.prior_top, np.asarray(mean)[legal].max(), rtol=1e-6)
+
+
+def test_with_nothing_to_choose_from_the_acquisition_stays_finite() -> None:
+    story = random_story(5)._replace(legal=np.zeros(CANDIDATES, bool))
+    found = told(story, LEARNED)
+    assert not found.acquired.acquisition.any() and (found.acquired.top > 0.0).all()
+    assert np.isfinite(found.features).all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=5)
+def test_features_of_some_candidates_are_those_among_all(name: str, seed: int) -> None:
+    """In any order, and as often as asked: what a network sees of a candidate does not depend on the list."""
+    config, story, random = CONFIGS[name], random_story(seed), np.random.default_rng(seed)
+    found = told(story, config)
+    known = surrogate.know(*story[:5], config)
+    done = int(random.integers(0, TRIALS + 1))
+    state, belief, acquired = (
+        jax.tree.map(lambda leaf: jnp.asarray(leaf)[done], part)
+        for part in (found.state, found.belief, found.acquired)
+    )
+    for columns in (random.permutation(CANDIDATES)[:3], np.array([5]), np.array([1, 1, 0])):
+        some = surrogate.features(known, state, belief, acquired, jnp.asarray(columns, jnp.int32))
+        np.testing.assert_allclose(some, np.asarray(found.features[done])[columns], rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_of_a_collection_stand_in_the_configuration() -> None:
+    numbers = surrogate.Numbers(
+        jnp.asarray([0.3, 2.0]), jnp.float32(0.25), jnp.float32(0.5), jnp.float32(0.01), jnp.float32(0.75)
+    )
+    changed = surrogate.with_numbers(LEARNED, numbers)
+    for name in surrogate.Numbers._fields:
+        assert getattr(changed, name) is getattr(numbers, name)
+    back = {name: getattr(LEARNED, name) for name in surrogate.Numbers._fields}
+    assert dataclasses.replace(changed, **back) == LEARNED, "nothing else changes"
+
+
+def test_each_hyperparameter_has_its_own_lengthscale() -> None:
+    """As if the encodings were stretched and the lengthscale 1; a very long one hides its hyperparameter."""
+    story, scales = random_story(3), np.asarray([0.3, 2.0], np.float32)
+    one = dataclasses.replace(LEARNED, lengthscale=1.0)
+    stretched = story._replace(encodings=story.encodings / scales)
+    there = surrogate.know(*story[:5], dataclasses.replace(LEARNED, lengthscale=jnp.asarray(scales)))
+    here = surrogate.know(*stretched[:5], one)
+    blind = surrogate.know(
+        *story[:5], dataclasses.replace(LEARNED, lengthscale=jnp.asarray([0.3, 1e6], jnp.float32))
+    )
+    alone = surrogate.know(
+        *story._replace(encodings=story.encodings * [1.0, 0.0])[:5],
+        dataclasses.replace(LEARNED, lengthscale=0.3),
+    )
+    for action in range(CANDIDATES):
+        rows = [
+            surrogate.covariance_row(known, jnp.int32(action), LEARNED)
+            for known in (there, here, blind, alone)
+        ]
+        np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+        np.testing.assert_allclose(rows[2], rows[3], atol=1e-5)
+    assert np.array_equal(there.encodings, story.encodings), "networks see them as they are"
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=10)
+def test_the_kernel_is_the_rational_quadratic(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x, others = random.normal(size=3), random.normal(size=(6, 3))
+    found = surrogate.stationary(jnp.asarray(x, jnp.float32), jnp.asarray(others, jnp.float32))
+    expected = [oracles.rational_quadratic(x, other, 1.0) for other in others]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
