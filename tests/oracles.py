@@ -13,6 +13,8 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from scipy.special import gammaln
+from scipy.stats import multivariate_t
 
 NODES = np.polynomial.legendre.leggauss(200)
 
@@ -80,7 +82,7 @@ class EpisodeOracle:
 
 
 def rational_quadratic(x: np.ndarray, y: np.ndarray, lengthscale: float | np.ndarray) -> float:
-    """`(1 + r^2 / (2 alpha))^-alpha` with alpha = 2 and r in units of one lengthscale, or of one a feature."""
+    """`(1 + r^2 / (2 alpha))^-alpha`, alpha = 2, r in units of one lengthscale or of one for each feature."""
     scales = np.broadcast_to(lengthscale, len(x))
     squared = sum(((float(a) - float(b)) / float(s)) ** 2 for a, b, s in zip(x, y, scales, strict=True))
     return (1.0 + squared / (2 * 2)) ** -2
@@ -122,6 +124,15 @@ def gp_posterior(
     alpha = np.linalg.solve(factor.T, np.linalg.solve(factor, values - mean[actions]))
     half = np.linalg.solve(factor, cross)
     return mean + cross.T @ alpha, np.diag(covariance) - np.sum(half**2, axis=0)
+
+
+def student_surprise(values: np.ndarray, mean: np.ndarray, covariance: np.ndarray, freedom: float) -> float:
+    """Negative log density of `values [n]` under a Student-t distribution around `mean` with scale matrix
+    `covariance`, less the part that depends on n alone, for each of the n values."""
+    size = len(values)
+    density = multivariate_t(mean, covariance, df=freedom).logpdf(values)
+    constant = gammaln((freedom + size) / 2) - gammaln(freedom / 2) - size / 2 * math.log(freedom * math.pi)
+    return float(constant - density) / size
 
 
 def scale_by_integration(
@@ -181,7 +192,7 @@ def retrieval_weights(
     surfaces: np.ndarray, peers: np.ndarray, actions: list[int], objectives: list[float], sharpness: float
 ) -> np.ndarray:
     """`[K]` softmax of minus `sharpness` times the share of discordant pairs, over the usable tasks."""
-    pairs = max(len(actions) * (len(actions) - 1) / 2, 1)
+    pairs = len(actions) * (len(actions) - 1) / 2 + 10
     weights = np.zeros(len(surfaces))
     for k in range(len(surfaces)):
         if peers[k]:

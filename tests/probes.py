@@ -130,13 +130,13 @@ def random_tasks(seed: int, episodes: int, candidates: int, known: int, metafeat
 
 def probe_config(learner: dict[str, Any] | None = None, **parts: Any) -> TrainConfig:
     """A configuration for probe tasks: plain surfaces, a flat prior, a network that sees encodings and
-    learns from
+    learns Q-values from
     nothing, constant exploration without baselines."""
     settings: dict[str, Any] = {
         "episodes": 32, "plays": 1, "minibatches": 1, "epochs": 4, "updates": 120, "gamma": 1.0,
         "lambda_": 0.0, "baseline": False, "exploration": "uniform", "epsilon_schedule": "constant",
         "epsilon_start": 1.0, "learning_rate": 1e-2, "reward_scale": 1.0, "average": 0.0, "warmup": 0,
-        "max_gradient_norm": 10.0,
+        "max_gradient_norm": 10.0, "ordering": "q",
     }  # fmt: skip
     return TrainConfig(
         env=parts.pop("env", EnvConfig(trials=1, reward="raw")),

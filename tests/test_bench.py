@@ -15,7 +15,7 @@ from hyprl_jax.bench import environment, learning, make_problem, rollouts
 from hyprl_jax.bench.problem import Problem
 from hyprl_jax.errors import InputError
 
-EPISODES, TRIALS = 8, 3
+EPISODES, TRIALS = 16, 3
 
 
 @pytest.fixture(scope="module")

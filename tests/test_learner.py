@@ -28,7 +28,7 @@ from probes import (
 )
 
 from hyprl_jax import bank as banks
-from hyprl_jax import learner, rollout
+from hyprl_jax import fitting, learner, players, rollout
 from hyprl_jax.augment import real_task
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import (
@@ -40,14 +40,14 @@ from hyprl_jax.config import (
     TrainConfig,
 )
 from hyprl_jax.learner import LearnerState
-from hyprl_jax.networks import FlaxNetwork
+from hyprl_jax.networks import SIZE_HEADS, CandidateInputs, FlaxNetwork, Params
 from hyprl_jax.players import Kept
 from hyprl_jax.rollout import Record
 
 TINY = TrainConfig(
     env=EnvConfig(trials=3),
     augment=AugmentConfig(candidates=6, forget=0.3),
-    network=NetworkConfig(context=4, hidden=4),
+    network=NetworkConfig(context=4, hidden=4, shortlist=4),
     learner=LearnerConfig(episodes=8, plays=2, minibatches=2, epochs=2, updates=10, warmup=0, average=0.5),
 )
 
@@ -57,7 +57,8 @@ def trained(
     state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig, number: int
 ) -> tuple[LearnerState, dict[str, jax.Array]]:
     """The state after `number` updates, and all metrics `[number]`, in one program."""
-    one = lambda state, _: learner.update(state, bank, fold, config, config.surrogate)
+    numbers = fitting.numbers_of(bank, config.surrogate)
+    one = lambda state, _: learner.update(state, bank, fold, config, numbers)
     return jax.lax.scan(one, state, None, length=number)
 
 
@@ -89,9 +90,16 @@ def looked_at(
         memory = players.q_memory(network, params, None, task)
         key = jax.random.key(0)
         record = rollout.play(act, memory, shared, task, key, config.env, config.surrogate)
-        return record, learner.chosen_values(network, params, record.kept, task.metafeatures)
+        return record, chosen_values(network, params, record.kept, task.metafeatures)
 
     return jax.vmap(one)(actions)
+
+
+def chosen_values(network: FlaxNetwork, params: Params, kept: Kept, metafeatures: jax.Array) -> jax.Array:
+    """Q-values `[T]` of the chosen candidates of one episode, by the contexts of the fit."""
+    hidden = learner.contexts(network, params, kept, metafeatures)
+    inputs = CandidateInputs(kept.features[:, None], kept.start[:, None], kept.top)
+    return jax.vmap(partial(network.values, params))(hidden, inputs)[:, 0]
 
 
 def metafeatures_of(bank: SurfaceBank, fold: Fold) -> jax.Array:
@@ -151,7 +159,7 @@ def test_values_in_the_fit_are_those_seen_while_playing() -> None:
     def greedy() -> tuple[Record, jax.Array]:
         act, memory = players.q_player(flax, network, params), players.q_memory(flax, params, None, task)
         record = rollout.play(act, memory, shared, task, jax.random.key(0), config.env, config.surrogate)
-        return record, learner.chosen_values(flax, params, record.kept, task.metafeatures)
+        return record, chosen_values(flax, params, record.kept, task.metafeatures)
 
     record, values = greedy()
     assert bool(record.kept.greedy.all()) and np.std(values) > 1e-3
@@ -168,7 +176,7 @@ def random_record(seed: int, episodes: int, trials: int) -> Record:
     shape = (episodes, trials)
     draw = lambda: random.normal(size=shape).astype(np.float32)
     wide = np.zeros((*shape, 1), np.float32)
-    kept = Kept(wide, wide, start=draw(), top=draw(), value=draw(), greedy=valid)
+    kept = Kept(wide, wide, start=draw(), top=draw(), value=draw(), greedy=valid, listed=None)
     actions = np.zeros(shape, np.int32)
     return on_device(Record(actions, draw(), draw(), over, valid, draw(), kept))
 
@@ -249,15 +257,20 @@ def test_shaping_leaves_the_best_policy_as_it_is() -> None:
 # Options.
 
 ARMS: dict[str, dict[str, Any]] = {
-    "lambda, baseline": {"learning_rate": 1e-2},
+    "policy gradient": {"learning_rate": 1e-2},
+    "policy gradient, double, no baseline": {
+        "learning_rate": 1e-2, "target_period": 3, "double": True, "baseline": False, "plays": 4,
+    },
+    "lambda, baseline": {"learning_rate": 1e-2, "ordering": "q"},
     "n-step, uniform replay, target network": {
         "target": "n_step", "n_step": 2, "replay": "uniform", "replay_capacity": 12, "target_period": 3,
         "optimizer": "rmsprop", "decay": "linear", "epsilon_schedule": "constant", "exploration": "uniform",
-        "baseline": False, "plays": 1,
+        "baseline": False, "plays": 1, "ordering": "q",
     },
     "double, prioritised replay": {
         "target_period": 2, "double": True, "replay": "prioritised", "replay_capacity": 16,
         "optimizer": "adamw", "decay": "constant", "epsilon_schedule": "exponential",
+        "ordering": "q",
     },
 }  # fmt: skip
 

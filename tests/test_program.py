@@ -73,8 +73,11 @@ def test_every_member_starts_differently_and_scores_the_same(start: Callable[[],
     np.testing.assert_array_equal(scores[:, 0], scores[:, 1])
     assert (np.asarray(state.best_updates) == 0).all()
     assert ((scores >= 0.0) & (scores <= 1.0)).all()
-    tuned = plain(state.tuned)
-    np.testing.assert_array_equal(tuned.encoding_variance[:, 0], tuned.encoding_variance[:, 1])
+    numbers = plain(state.numbers)
+    for leaf in numbers:
+        assert leaf.shape[:3] == (2, 2, 3), "folds, seeds, collections"
+        np.testing.assert_array_equal(leaf[:, 0], leaf[:, 1])
+    assert not np.array_equal(numbers.lengthscale[0], numbers.lengthscale[1]), "each fold learns its own"
 
 
 def test_chunks_keep_the_best_policy_so_far(

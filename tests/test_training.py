@@ -34,7 +34,7 @@ from hyprl_jax.surfaces import load_tables, make_split, read_collection, write_c
 
 CHUNKS = 6
 STEPS_PER_CHUNK = 2 * 16 * TRIALS * 4  # updates, episodes, trials, members
-PROGRAMS = ("jit(all_members)", "jit(_tune)")
+PROGRAMS = ("jit(all_members)", "jit(_learn)")
 MOMENT = 300.0  # seconds after which a process that does not answer has failed
 
 
