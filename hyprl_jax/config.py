@@ -135,9 +135,9 @@ class LearnerConfig:
     """Minibatches in a pass over the played episodes."""
     epochs: int = 2
     """Passes over the played episodes."""
-    updates: int = 120
+    updates: int = 60
     """Updates of a whole run."""
-    gamma: float = sweepable(0.95)
+    gamma: float = sweepable(0.98)
     """Discount."""
     target: Target = "lambda"
     """Kind of return that the network is fitted to."""
@@ -357,9 +357,9 @@ def _check_probabilities(config: TrainConfig) -> None:
         "surrogate.encoding_variance": config.surrogate.encoding_variance,
         "surrogate.lengthscale": config.surrogate.lengthscale, "surrogate.noise": config.surrogate.noise,
         "learner.huber": learner.huber, "learner.reward_scale": learner.reward_scale,
-        "learner.temperature": learner.temperature, "learner.ratio_clip": learner.ratio_clip,
-        "learner.max_gradient_norm": learner.max_gradient_norm,
-        "network.residual_limit": config.network.residual_limit,
+        "learner.temperature": learner.temperature, "learner.ratio_clip": learner.ratio_clip, "network"
+        ".residual_limit": config.network.residual_limit, "learner.max_gradient_norm":
+        learner.max_gradient_norm,
     }  # fmt: skip
     for name, value in positive.items():
         if value <= 0:
@@ -394,8 +394,7 @@ def _check_combinations(config: TrainConfig) -> None:
     for name in ("folds", "seeds"):
         values = getattr(config, name)
         if not values or len(set(values)) != len(values) or min(values) < 0 or max(values) >= 2**31:
-            raise InputError(
-                f"configuration field '{name}' is {list(values)}: give different numbers from 0 to 2147483647"
-            )
+            found = f"configuration field '{name}' is {list(values)}"
+            raise InputError(f"{found}: give different numbers from 0 to 2147483647")
     if 0 < config.augment.candidates < config.env.trials:
         raise InputError("augment.candidates must be 0 (all) or at least env.trials")

@@ -29,7 +29,10 @@ def advantages(
     gamma: jax.Array | float,
 ) -> jax.Array:
     """`[E, T]` by how much the rest of an episode from each choice on went better than that of the other
-    plays, in units of its standard deviation over the batch; 0 where a step did not take place.
+    plays; 0 where a step did not take place.
+
+    In units of its root mean square over the plays of the task (plus a tenth of that over the batch): each
+    task says what is better, and a few with long tails do not drown the others.
 
     `reward`, `regret` (of the incumbent after the trial), `over` and `valid` `[E, T]` are those of
     `rollout.Record`. Consecutive `plays` episodes are of one task. That a play was already ahead before the
@@ -47,8 +50,14 @@ def advantages(
     before = among_plays(jnp.concatenate([jnp.ones_like(regret[:, :1]), regret[:, :-1]], axis=1), plays)
     slope = jnp.sum(after * before, axis=0) / (jnp.sum(before * before, axis=0) + _LEAST)
     merit = jnp.where(valid, after - slope * before, 0.0)
-    count = jnp.maximum(valid.sum(), 1)
-    return merit / (jnp.sqrt(jnp.sum(merit**2) / count) + _LEAST)
+    own = _spread(merit.reshape(-1, plays * merit.shape[1]), valid.reshape(-1, plays * merit.shape[1]))
+    unit = own + 0.1 * _spread(merit.reshape(1, -1), valid.reshape(1, -1)) + _LEAST
+    return merit / jnp.repeat(unit, plays)[:, None]
+
+
+def _spread(values: jax.Array, valid: jax.Array) -> jax.Array:
+    """`[G]` root mean square of `values [G, M]` where `valid`."""
+    return jnp.sqrt(jnp.sum(jnp.where(valid, values**2, 0.0), axis=1) / jnp.maximum(valid.sum(1), 1))
 
 
 def among_plays(values: jax.Array, plays: int) -> jax.Array:

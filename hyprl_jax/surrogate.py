@@ -40,7 +40,7 @@ CANDIDATE_FEATURES = (
 
 _SMALL = 1e-5
 _SCALES = 15  # grid points for the scale of the objective
-_PAIRS_LEAST = 1.0
+_PRIOR_PAIRS = 10.0  # pairs on which all known tasks are taken to agree beforehand
 
 
 class Numbers(NamedTuple):
@@ -319,9 +319,12 @@ def expected_gains(known: Knowledge, state: SurrogateState, weights: jax.Array) 
 
 def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Array) -> jax.Array:
     """`[S, K]` softmax of minus `sharpness [S]` times the share of tested pairs that a known task ranks
-    otherwise; 0 for tasks that may not be used (all 0 if none may)."""
+    otherwise; 0 for tasks that may not be used (all 0 if none may).
+
+    Ten pairs of agreement count beforehand: the order of the first two or three results says little, and
+    would otherwise rule out most known tasks."""
     done = state.trial.astype(jnp.float32)
-    share = state.discordant / jnp.maximum(done * (done - 1.0) / 2.0, _PAIRS_LEAST)
+    share = state.discordant / (done * (done - 1.0) / 2.0 + _PRIOR_PAIRS)
     usable = known.weights > 0
     logits = jnp.where(usable, -sharpness[:, None] * share, -jnp.inf)
     logits = logits - jnp.max(jnp.where(usable, logits, -1e30), axis=1, keepdims=True)
