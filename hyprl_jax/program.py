@@ -76,8 +76,8 @@ class Program:
 
     def start(self, bank: SurfaceBank, folds: Fold) -> TrainingState:
         """The state before training, validated once; leaves of `folds` are `[folds, ...]`."""
-        # On one device: XLA's factorisations wait for threads that several CPU devices share, for good if each
-        # device holds what the other waits for.
+        # On one device: XLA's factorisations wait for threads that several CPU devices share, and for good if
+        # each device holds what the other waits for.
         alone = jax.device_put((bank, folds), jax.devices()[0]) if self._devices > 1 else (bank, folds)
         numbers = self._learn(*alone)
         seeds = len(self.config.seeds)
