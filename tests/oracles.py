@@ -222,6 +222,41 @@ def expected_improvement(mean: float, deviation: float, incumbent: float) -> flo
     return float((high - low) / 2 * np.sum(weights * (z - incumbent) * density))
 
 
+def advantages(
+    reward: np.ndarray, regret: np.ndarray, over: np.ndarray, valid: np.ndarray, plays: int, gamma: float
+) -> np.ndarray:
+    """`[E, T]` for `[E, T]` arguments: discounted returns to go and regrets before each choice, both less
+    their mean over the plays of the task; what the second explains of the first is taken off; in units of
+    the root mean square over the task's plays plus a tenth of that over all."""
+    episodes, trials = reward.shape
+    to_go, before = np.zeros((episodes, trials)), np.ones((episodes, trials))
+    for e in range(episodes):
+        for t in range(trials):
+            factor = 1.0
+            for later in range(t, trials):
+                if not valid[e, later]:
+                    break
+                to_go[e, t] += factor * float(reward[e, later])
+                factor *= gamma
+                if over[e, later]:
+                    break
+            if t:
+                before[e, t] = regret[e, t - 1]
+    for values in (to_go, before):
+        for first in range(0, episodes, plays):
+            values[first : first + plays] -= values[first : first + plays].mean(axis=0)
+    merit = np.zeros((episodes, trials))
+    for t in range(trials):
+        slope = to_go[:, t] @ before[:, t] / (before[:, t] @ before[:, t] + 1e-6)
+        merit[:, t] = np.where(valid[:, t], to_go[:, t] - slope * before[:, t], 0.0)
+    size = lambda part, there: np.sqrt(np.sum(part[there] ** 2) / max(there.sum(), 1))
+    result = np.zeros((episodes, trials))
+    for first in range(0, episodes, plays):
+        own = slice(first, first + plays)
+        result[own] = merit[own] / (size(merit[own], valid[own]) + 0.1 * size(merit, valid) + 1e-6)
+    return result
+
+
 def standardised(metafeatures: np.ndarray, known: list[int]) -> np.ndarray:
     """Metafeatures `[D, M]` with mean 0 and variance 1 over the `known` rows, 0 where unknown, within 3."""
     result = np.zeros(metafeatures.shape)

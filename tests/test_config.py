@@ -149,8 +149,8 @@ OUT_OF_RANGE = [
     ("learner.max_gradient_norm", 0.0), ("learner.huber", 0.0), ("learner.reward_scale", 0.0),
     ("learner.average", 1.5), ("learner.temperature", 0.0), ("learner.temperature", -0.1),
     ("learner.ratio_clip", 0.0), ("network.shortlist", -1), ("learner.warmup", -1),
-    ("validation_fraction", 0.0), ("validation_fraction", 1.0), ("updates_per_chunk", 0), ("checkpoint_seconds", -1.0), ("folds", []),
-    ("folds", [1, 1]), ("seeds", [-1]),
+    ("validation_fraction", 0.0), ("validation_fraction", 1.0), ("updates_per_chunk", 0),
+    ("checkpoint_seconds", -1.0), ("folds", []), ("folds", [1, 1]), ("seeds", [-1]),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache, partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from hyprl_jax.config import EnvConfig, NetworkConfig, SurrogateConfig
 from hyprl_jax.env import Task
 from hyprl_jax.networks import FlaxNetwork
 from hyprl_jax.rollout import Background, Record
-from hyprl_jax.surrogate import CANDIDATE_FEATURES
+from hyprl_jax.surrogate import CANDIDATE_FEATURES, Numbers
 
 EPISODES, CANDIDATES, KNOWN, TRIALS = 16, 6, 4, 5
 ENV = EnvConfig(trials=TRIALS)
@@ -110,12 +111,14 @@ def some_keys(seed: int = 0) -> jax.Array:
     return jax.random.split(jax.random.key(seed), EPISODES)
 
 
-@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 1.0]))
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 1.0, "softmax"]))
 @settings(max_examples=20)
-def test_episodes_are_those_of_a_plain_loop(seed: int, epsilon: float) -> None:
+def test_episodes_are_those_of_a_plain_loop(seed: int, chance: float | str) -> None:
     """Never an illegal or repeated action; rewards, ends and regrets are those of the oracle."""
     tasks = random_tasks(seed, EPISODES, CANDIDATES, KNOWN)
-    record = jax.device_get(played(shaken(seed % 3), on_device(tasks), some_keys(seed), epsilon))
+    options: dict[str, Any] = {"temperature": 0.5} if isinstance(chance, str) else {}
+    epsilon = 0.0 if isinstance(chance, str) else chance
+    record = jax.device_get(played(shaken(seed % 3), on_device(tasks), some_keys(seed), epsilon, **options))
     for episode in range(EPISODES):
         oracle = EpisodeOracle(
             tasks.objective[episode], tasks.legal[episode], float(tasks.best[episode]),
@@ -143,6 +146,60 @@ def test_an_episode_is_the_same_alone_as_in_a_batch() -> None:
         together = jax.tree.map(lambda leaf, e=episode: leaf[e], batch)
         assert np.array_equal(alone.action, together.action)
         chex.assert_trees_all_close(alone, together, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("episodes", [1, 3, 4, 8, 11])
+def test_episodes_in_blocks_are_those_side_by_side(episodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they fill their last block of four or not; arguments that are no arrays are passed on."""
+    monkeypatch.setattr(rollout, "_BLOCK", 4)
+    tasks, keys = (jax.tree.map(lambda leaf: leaf[:episodes], part) for part in (some_tasks(), some_keys()))
+
+    def one(task: Task, key: jax.Array, forced: jax.Array | None) -> Record:
+        return one_episode(shaken(), task, key, jnp.float32(0.3), forced, shared())
+
+    shared(), shaken()  # made outside of the compiled functions
+    blocks = quick_jit(lambda *given: rollout.over_episodes(one, *given))(tasks, keys, None)
+    beside = quick_jit(jax.vmap(one))(tasks, keys, None)
+    assert np.array_equal(blocks.action, beside.action) and blocks.action.shape == (episodes, TRIALS)
+    chex.assert_trees_all_close(blocks, beside, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("episodes", [1, 127, 128, 129, 300])
+def test_blocks_keep_the_order_of_the_episodes(episodes: int) -> None:
+    numbers = jnp.arange(episodes, dtype=jnp.float32)
+    found = rollout.over_episodes(lambda x, pair: (2.0 * x, pair["y"] + x), numbers, {"y": -numbers})
+    np.testing.assert_array_equal(found[0], 2.0 * numbers)
+    np.testing.assert_array_equal(found[1], np.zeros(episodes))
+
+
+def test_numbers_of_a_collection_replace_those_of_the_configuration() -> None:
+    """Of two collections, an episode uses the numbers and encodings of its own task's."""
+    known, many = shared(), some_tasks()
+    numbers = Numbers(jnp.asarray([[0.3] * 3, [2.0] * 3]), *(jnp.asarray(pair) for pair in NUMBERS.values()))
+    two = known._replace(
+        encodings=jnp.concatenate([known.encodings, 1.0 - 2.0 * known.encodings]), numbers=numbers
+    )
+    for place in (0, 1):
+        mine = many._replace(collection=jnp.full(EPISODES, place, jnp.int32))
+        told = dataclasses.replace(
+            BELIEFS, lengthscale=(0.3, 2.0)[place], **{name: pair[place] for name, pair in NUMBERS.items()}
+        )
+        alone = known._replace(encodings=two.encodings[place : place + 1])
+        expected = played(shaken(), many, some_keys(), 0.3, known=alone, beliefs=told)
+        found = played(shaken(), mine, some_keys(), 0.3, known=two)
+        assert np.array_equal(found.action, expected.action)
+        chex.assert_trees_all_close(found, expected, atol=1e-4, rtol=1e-4)
+    here, there = (
+        played(shaken(), many._replace(collection=jnp.full(EPISODES, place)), some_keys(), 0.3, known=two)
+        for place in (0, 1)
+    )
+    assert not np.allclose(here.kept.features, there.kept.features)
+
+
+NUMBERS = {
+    "encoding_variance": (0.3, 0.05), "learned_variance": (0.5, 1.5), "noise": (0.02, 0.001),
+    "gain_weight": (0.1, 1.0),
+}  # fmt: skip
 
 
 def test_the_same_key_gives_the_same_episode_and_another_another() -> None:
