@@ -24,6 +24,7 @@ from probes import (
     random_tasks,
     small_bank,
     split_of,
+    tables_of,
     with_learner,
 )
 
@@ -139,6 +140,119 @@ def test_probe_tasks_are_solved(name: str) -> None:
     first = dict(zip([s[0] for s in sequences], np.asarray(values)[:, 0], strict=True))
     if name != "discount":
         assert max(first, key=first.__getitem__) == max(optimal[()], key=optimal[()].__getitem__)
+
+
+def wrongly_started() -> tuple[SurfaceBank, Fold]:
+    """One task to train on, whose best configuration the only other known task ranks second: so does the
+    acquisition function that policies start from."""
+    values = np.asarray([[0.3, 1.0, 0.0], [1.0, 0.8, 0.0]])
+    tables = tables_of("probe", values, np.eye(3, dtype=np.float32))
+    bank, index = banks.pack([tables])
+    return on_device(bank), on_device(banks.make_fold(index, [split_of(tables, [0], [1])]))
+
+
+@pytest.mark.parametrize("candidates", ["surrogate", "both"])
+def test_the_policy_gradient_mends_a_wrong_order(candidates: Any) -> None:
+    """It makes the better of two candidates likely and then the greedy choice, and leaves the worst alone;
+    when nothing is better than anything, nothing is learned."""
+    bank, fold = wrongly_started()
+    changes = {"ordering": "policy_gradient", "plays": 16, "temperature": 0.5, "updates": 40}
+    network = NetworkConfig(context=4, hidden=8, candidates=candidates)
+    config = probe_config(changes, network=network, surrogate=SurrogateConfig())
+    before = begun(bank, fold, config)
+    after, metrics = trained(before, bank, fold, config, 40)
+    assert np.asarray(metrics["return"])[-5:].mean() > 0.9 > np.asarray(metrics["return"])[:3].mean()
+    actions = jnp.arange(3, dtype=jnp.int32)[:, None]
+    for state, best in ((before, 0), (after, 1)):
+        record, _ = looked_at(state.params, bank, fold, jnp.int32(0), actions, config)
+        assert np.asarray(record.kept.greedy)[:, 0].tolist() == [column == best for column in range(3)]
+    flat = bank._replace(unit=bank.unit.at[0].set(1.0))
+    idle, _ = trained(before, flat, fold, config, 40)
+    record, _ = looked_at(idle.params, bank, fold, jnp.int32(0), actions, config)
+    assert np.asarray(record.kept.greedy)[:, 0].tolist() == [True, False, False]
+
+
+# What teaches what.
+
+
+def played_batch(config: TrainConfig) -> tuple[Params, learner.Batch]:
+    """A batch by shaken parameters, and other parameters to be taught by it."""
+    bank, _, fold = small_bank()
+    state = begun(bank, fold, config)
+    leaves, structure = jax.tree.flatten(state.params)
+    random = np.random.default_rng(0)
+    move = lambda size: structure.unflatten([leaf + size * random.normal(size=leaf.shape) for leaf in leaves])
+    state = state._replace(params=move(0.3))
+
+    @quick_jit
+    def play(state: LearnerState) -> learner.Batch:
+        tasks = learner.draw_tasks(jax.random.key(1), bank, fold, config)
+        numbers = fitting.numbers_of(bank, config.surrogate)
+        record = learner._play(state, bank, fold, tasks, jax.random.key(2), 0.0, config, numbers)
+        return learner.make_batch(record, tasks, config)
+
+    return jax.tree.map(lambda a, b: a + 0.02 * b, state.params, move(1.0)), play(state)
+
+
+def test_regression_teaches_the_size_and_the_policy_gradient_the_order() -> None:
+    """The heads of size learn from targets alone, just what they would learn by Q-learning; all others from
+    advantages alone."""
+    config = with_learner(TINY, episodes=16, plays=4)
+    params, batch = played_batch(config)
+    network = FlaxNetwork(config.network)
+    loss = partial(learner.loss_function, network, config.learner)
+    gradient = quick_jit(lambda batch: jax.grad(loss, has_aux=True)(params, batch)[0])
+    found = gradient(batch)
+    assert batch.merits is not None and all(np.any(leaf != 0.0) for leaf in jax.tree.leaves(found))
+
+    def sizes(tree: Params) -> Params:
+        return {name: tree[name] for name in SIZE_HEADS}
+
+    def order(tree: Params) -> Params:
+        return {name: part for name, part in tree.items() if name not in SIZE_HEADS}
+
+    others = gradient(batch._replace(targets=batch.targets + 1.0))
+    chex.assert_trees_all_equal(order(others), order(found))
+    assert not np.allclose(others["value"]["bias"], found["value"]["bias"])
+    turned = gradient(batch._replace(merits=-batch.merits))
+    chex.assert_trees_all_equal(sizes(turned), sizes(found))
+    assert not np.allclose(turned["see"]["kernel"], found["see"]["kernel"])
+    nothing = gradient(batch._replace(merits=jnp.zeros_like(batch.merits)))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(order(nothing)))
+    alone = gradient(batch._replace(merits=None))
+    chex.assert_trees_all_close(sizes(alone), sizes(found), rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_is_that_of_a_loop() -> None:
+    """The Huber loss of Q-values and the clipped objective, step by step, with parameters that have moved on
+    since the episodes were played."""
+    config = with_learner(TINY, episodes=16, plays=4, huber=0.7, ratio_clip=0.1)
+    params, batch = played_batch(config)
+    network, (episodes, trials) = FlaxNetwork(config.network), batch.targets.shape
+    valid = batch.valid.at[3, 1:].set(False)  # one ends early
+    batch = batch._replace(valid=valid)
+    listed, merits = batch.kept.listed, batch.merits
+    assert listed is not None and merits is not None
+    huber, gain = 0.0, 0.0
+    for episode in range(episodes):
+        kept = jax.tree.map(lambda leaf, e=episode: leaf[e], batch.kept)
+        values = chosen_values(network, params, kept, batch.metafeatures[episode])
+        hidden = learner.contexts(network, params, kept, batch.metafeatures[episode])
+        for t in range(trials):
+            if not bool(valid[episode, t]):
+                continue
+            error = abs(float(values[t] - batch.targets[episode, t]))
+            huber += 0.5 * error**2 if error < 0.7 else 0.7 * (error - 0.35)
+            inputs = CandidateInputs(kept.listed.features[t], kept.listed.start[t], kept.top[t])
+            scores = np.asarray(network.preferences(params, hidden[t], inputs), np.float64)
+            weights = np.where(kept.listed.legal[t], np.exp(scores / config.learner.temperature), 0.0)
+            chance = weights[kept.listed.place[t]] / weights.sum()
+            ratio = chance / np.exp(float(kept.listed.log_probability[t]))
+            merit = float(merits[episode, t])
+            gain += min(ratio * merit, np.clip(ratio, 0.9, 1.1) * merit)
+    loss, errors = quick_jit(partial(learner.loss_function, network, config.learner))(params, batch)
+    np.testing.assert_allclose(loss, (huber - gain) / int(valid.sum()), rtol=2e-3)
+    assert errors.shape == (episodes,)
 
 
 # Targets and fitting.
@@ -318,7 +432,7 @@ def test_replay_holds_the_latest_episodes() -> None:
 
 def test_the_average_moves_half_way_each_update() -> None:
     bank, _, fold = small_bank(missing=0.1)
-    config = with_learner(TINY, **ARMS["lambda, baseline"])
+    config = with_learner(TINY, **ARMS["policy gradient"])
     state = begun(bank, fold, config)
     for _ in range(2):
         after, _ = learned(state, bank, fold, config, 1)
@@ -330,7 +444,7 @@ def test_the_average_moves_half_way_each_update() -> None:
 def test_updates_are_bitwise_functions_of_the_state() -> None:
     """The same state gives the same next one; keys move on; another seed is another run."""
     bank, _, fold = small_bank(missing=0.1)
-    config = with_learner(TINY, **ARMS["lambda, baseline"])
+    config = with_learner(TINY, **ARMS["policy gradient"])
     state = begun(bank, fold, config)
     one, _ = learned(state, bank, fold, config, 1)
     again, _ = learned(state, bank, fold, config, 1)
@@ -345,10 +459,11 @@ def data(state: LearnerState) -> Any:
     return state._replace(key=jax.random.key_data(state.key))
 
 
-def test_test_tasks_do_not_reach_the_parameters() -> None:
+@pytest.mark.parametrize("arm", ["policy gradient", "lambda, baseline"])
+def test_test_tasks_do_not_reach_the_parameters(arm: str) -> None:
     """Bitwise the same training, whatever the values and metafeatures of the test tasks."""
     table = make_tables("one", 6, 9, missing=0.1)
-    config = with_learner(TINY, **ARMS["lambda, baseline"])
+    config = with_learner(TINY, **ARMS[arm])
     random = np.random.default_rng(0)
     objective, metafeatures = table.objective.copy(), table.metafeatures.copy()
     objective[4:], metafeatures[4:] = random.normal(scale=30, size=(2, 9)), 100.0
