@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import hypothesis
+import jax
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -27,6 +28,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_device() -> None:
+    """Starts JAX before any test could ask for more devices: what a test sees must not depend on which tests
+    ran before it. Those that need several devices start a process of their own."""
+    jax.devices()
 
 
 @pytest.fixture(scope="session")

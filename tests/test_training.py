@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -254,9 +255,13 @@ def wait_for_rows(run: Path, rows: int, process: subprocess.Popen | None = None)
         time.sleep(0.002)
 
 
-def start_process(*words: str) -> subprocess.Popen:
-    """The command line in a process of its own."""
-    command = [sys.executable, "-W", "error", "-m", "hyprl_jax", *words, "--json"]
+def start_process(*words: str, devices: int = 1) -> subprocess.Popen:
+    """The command line in a process of its own, on a machine of so many cores: as many devices."""
+    begin = (
+        "import sys; from hyprl_jax import __main__, devices; "
+        f"devices.cores = lambda: {devices}; sys.exit(__main__.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-W", "error", "-c", begin, *words, "--json"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     root = Path(__file__).resolve().parent.parent
     return subprocess.Popen(
@@ -320,6 +325,42 @@ def test_sigterm_ends_the_process_with_a_checkpoint_and_its_own_exit_code(
     assert json.loads(out)["interrupted"] is True
     assert "Traceback" not in err
     assert training.resume(run, silent=True) == {**finished.result, "run": str(run)}
+
+
+def answer_of(process: subprocess.Popen) -> dict[str, Any]:
+    out, err = process.communicate(timeout=MOMENT)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def loosened(result: dict[str, Any]) -> dict[str, Any]:
+    """What another rounding may not change."""
+    return {name: result[name] for name in ("run", "env_steps", "interrupted")}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_more_or_fewer_devices(finished: SimpleNamespace, tmp_path: Path) -> None:
+    """With as many as before it ends with bitwise the same weights; with other numbers of devices, for which
+    XLA compiles other programs, up to rounding."""
+    file, run = tmp_path / "config.json", tmp_path / "run"
+    file.write_text(json.dumps(to_dict(finished.config)))
+    on_two = answer_of(start_process("train", "--config", str(file), "--out", str(run), devices=2))
+    state = final_state(run)
+    compare = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(compare, state, final_state(finished.path))
+    shutil.copytree(run, tmp_path / "other")
+    truncate_newest(run)
+    assert answer_of(start_process("train", "--resume", str(run), devices=2)) == on_two
+    jax.tree.map(np.testing.assert_array_equal, state, final_state(run))
+    truncate_newest(tmp_path / "other")
+    with_one = training.resume(tmp_path / "other", silent=True)
+    assert loosened(with_one) == {**loosened(on_two), "run": str(tmp_path / "other")}
+    jax.tree.map(compare, state, final_state(tmp_path / "other"))
+    copy = copy_of(finished, tmp_path / "third")
+    truncate_newest(copy)
+    with_two = answer_of(start_process("train", "--resume", str(copy), devices=2))
+    assert loosened(with_two) == {**loosened(finished.result), "run": str(copy)}
+    jax.tree.map(compare, final_state(copy), final_state(finished.path))
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(

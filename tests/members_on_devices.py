@@ -1,0 +1,53 @@
+"""Trains four members on some devices of a CPU and writes their states; run by test_program.
+
+`python members_on_devices.py DEVICES FOLDS SEEDS FILE.npz` for lists like `0,1`: the leaves of the state
+before training and after each of two chunks.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tiny_runs
+
+from hyprl_jax import training
+from hyprl_jax.program import Program
+
+
+def plain(state: Any) -> dict[str, np.ndarray]:
+    """Copies of all leaves by name, of the data of keys too."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    keys = [jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for _, leaf in leaves]
+    return {
+        jax.tree_util.keystr(path): np.array(jax.random.key_data(leaf) if key else leaf)
+        for (path, leaf), key in zip(leaves, keys, strict=True)
+    }
+
+
+def main(devices: int, folds: tuple[int, ...], seeds: tuple[int, ...], out: str) -> None:
+    jax.config.update("jax_num_cpu_devices", devices)
+    with tempfile.TemporaryDirectory() as folder:
+        collection = tiny_runs.write_collections(Path(folder))["grid"]
+        config = tiny_runs.tiny_config(collection, folds=folds, seeds=seeds)
+        data = training.load_data(config)
+    program = Program(config)
+    bank, places = program.place(data.bank, data.folds)
+    state = program.start(bank, places)
+    # Which devices hold members, and where the leaves of all of them lie.
+    holders = state.best_score.sharding.device_set
+    written = {"devices": np.asarray(len(holders)), **{f"0{k}": v for k, v in plain(state).items()}}
+    for number in (1, 2):
+        state, metrics = program.chunk(state, bank, places)
+        written |= {f"{number}{name}": leaf for name, leaf in plain(state).items()}
+        written |= {f"{number}metrics {name}": np.asarray(values) for name, values in metrics.items()}
+    np.savez(out, **written)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    numbers = [tuple(int(number) for number in words.split(",")) for words in sys.argv[2:4]]
+    main(int(sys.argv[1]), numbers[0], numbers[1], sys.argv[4])
