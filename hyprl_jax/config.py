@@ -108,7 +108,7 @@ class NetworkConfig:
     """Hidden layers of the per-candidate head."""
     candidates: Candidates = "surrogate"
     """What the head sees of a candidate: surrogate features, encodings of its hyperparameters, or both."""
-    shortlist: int = 16
+    shortlist: int = 8
     """Candidates that the head judges: the best by the acquisition function that the correction starts from
     (0 for all). With the correction bounded, hardly any other could win."""
     metafeatures: bool = False
@@ -133,7 +133,7 @@ class LearnerConfig:
     """Episodes of each drawn task: the mean return of a task's plays is its baseline."""
     minibatches: int = 4
     """Minibatches in a pass over the played episodes."""
-    epochs: int = 2
+    epochs: int = 1
     """Passes over the played episodes."""
     updates: int = 60
     """Updates of a whole run."""
