@@ -10,7 +10,7 @@ tasks, of the
   best score reached so far; when nothing improves, the mean decides.
 - `gp_ei`: expected improvement under a Gaussian process that knows no other task.
 - `prior_ei`: expected improvement under the process with mean and covariance learned from the known tasks.
-- `start`: the acquisition function that policies start from (`surrogate.acquisition`).
+- `start`: the acquisition function that policies start from (`surrogate.acquire`).
 """
 
 from __future__ import annotations
