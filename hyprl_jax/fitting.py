@@ -109,7 +109,7 @@ def _surprise(
     history = jax.lax.top_k(jnp.where(bank.legal[row], order, -jnp.inf), size)[1]
     present = bank.legal[row, history].astype(jnp.float32)
 
-    peers = mine & (bank.group[fold.known] != bank.group[row]) if config.leave_out else mine
+    peers = banks.peers(bank, fold, row, config.leave_out)
     weights = peers / jnp.maximum(peers.sum(), 1)
     known = bank.unit[fold.known][:, history]
     mean = weights @ known

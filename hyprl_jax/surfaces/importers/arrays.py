@@ -32,6 +32,7 @@ __all__ = [
     "NUMBERS",
     "TEXTS",
     "check_configurations",
+    "curve_evaluations",
     "load_arrays",
     "plain_numbers",
     "select_columns",
@@ -95,6 +96,21 @@ def check_configurations(file: str, space: ConfigSpace.ConfigurationSpace, confi
     twice = np.flatnonzero(configs.duplicated().to_numpy())
     if len(twice):
         raise InputError(f"{file}: array 'X', row {twice[0]}: the same configuration as an earlier row")
+
+
+def curve_evaluations(tasks: list[str], objective: np.ndarray, fidelity: np.ndarray) -> pd.DataFrame:
+    """One row for each value of `objective` `[T, C, L]`, whose configurations are numbered from 0, with the
+    `fidelity` `[L]` that it was reached at.
+    """
+    task, configuration, point = np.indices(objective.shape).reshape(3, -1)
+    return pd.DataFrame(
+        {
+            "task": pd.Categorical.from_codes(task, categories=tasks),
+            "config_id": configuration,
+            "objective": objective.ravel(),
+            "fidelity": fidelity[point],
+        }
+    )
 
 
 def plain_numbers(values: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from hyprl_jax.surfaces.importers.arrays import (
     NUMBERS,
     TEXTS,
     check_configurations,
+    curve_evaluations,
     load_arrays,
     select_columns,
 )
@@ -76,16 +77,7 @@ def import_lcbench(path: str | Path, name: str = "lcbench", last_only: bool = Fa
     epochs = np.arange(1, accuracy.shape[2] + 1)
     if last_only:
         accuracy, seconds, epochs = accuracy[:, :, -1:], seconds[:, :, -1:], epochs[-1:]
-    index = np.indices(accuracy.shape).reshape(3, -1)  # task, configuration, epoch of each row
-    evaluations = pd.DataFrame(
-        {
-            "task": pd.Categorical.from_codes(index[0], categories=tasks.tolist()),
-            "config_id": index[1],
-            "objective": accuracy.ravel(),
-            "fidelity": epochs[index[2]],
-            "cost": seconds.ravel(),
-        }
-    )
+    evaluations = curve_evaluations(tasks.tolist(), accuracy, epochs).assign(cost=seconds.ravel())
     frame = pd.DataFrame({"task": tasks.tolist(), "group": tasks.tolist()})
     return Collection(_info(name, accuracy.shape), space, frame, configs, evaluations)
 

@@ -25,6 +25,7 @@ from hyprl_jax.surfaces.importers.arrays import (
     NUMBERS,
     TEXTS,
     check_configurations,
+    curve_evaluations,
     load_arrays,
     select_columns,
 )
@@ -89,15 +90,7 @@ def import_taskset(path: str | Path, name: str = "taskset", last_only: bool = Fa
     losses, repairs = _mended(file, tasks, arrays["valid"], last_only)
     if last_only:
         points = points[-1:]
-    index = np.indices(losses.shape).reshape(3, -1)  # task, configuration, point of each row
-    evaluations = pd.DataFrame(
-        {
-            "task": pd.Categorical.from_codes(index[0], categories=tasks),
-            "config_id": index[1],
-            "objective": losses.ravel(),
-            "fidelity": points[index[2]],
-        }
-    )
+    evaluations = curve_evaluations(tasks, losses, points)
     info = _info(name, losses.shape, repairs)
     return Collection(info, space, pd.DataFrame({"task": tasks, "group": tasks}), configs, evaluations)
 
