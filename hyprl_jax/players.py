@@ -1,7 +1,7 @@
 """Players: pure functions that choose the next candidate from what `rollout.View` shows.
 
 A Q-network that judges a shortlist (the best candidates by the acquisition function that it corrects), the
-mean of several such networks, and any score.
+mean of several such networks, any score, and any of these after given starting points.
 """
 
 from __future__ import annotations
@@ -162,6 +162,20 @@ def ensemble_player(network: Network, config: NetworkConfig, members: Params) ->
         return memory, Choice(jnp.where(place >= 0, columns[place], explore.NOTHING_LEGAL), None)
 
     return act
+
+
+def starting_from(act: Act, starts: jax.Array) -> Act:
+    """The player that tests the candidates `starts [I]` int32 first (-1: its own choice) and then goes on as
+    `act`, which sees their results as if it had chosen them."""
+
+    def begun(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
+        memory, choice = act(memory, view, key)
+        trial = view.observation.trial
+        given = starts[jnp.minimum(trial, starts.shape[0] - 1)]
+        forced = (trial < starts.shape[0]) & (given >= 0)
+        return memory, choice._replace(action=jnp.where(forced, given, choice.action))
+
+    return begun
 
 
 def score_player(score: Callable[[View, jax.Array], jax.Array]) -> Act:

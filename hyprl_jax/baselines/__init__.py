@@ -15,11 +15,13 @@ tasks, of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.baselines.cold import cold_memory, cold_player
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Task
@@ -29,17 +31,20 @@ from hyprl_jax.rollout import Act, Background, View
 
 
 class Baseline(NamedTuple):
-    """A player and what it needs: `memory(shared, task, config)` is its memory before the first trial."""
+    """A player and what it needs."""
 
     act: Act
-    memory: Any
+    memory: Callable[[Background, Task, EnvConfig, Any], Any]
+    """`memory(shared, task, config, prepared)` before the first trial of an episode."""
     stochastic: bool
     """Draws random numbers: to be played with several seeds."""
     beliefs: SurrogateConfig
+    prepare: Callable[[SurfaceBank, Fold, EnvConfig], Any] | None = None
+    """What is learned from a fold's known tasks, once for all episodes of the fold: a pytree of arrays."""
 
 
-def _nothing(shared: Background, task: Task, config: EnvConfig) -> None:
-    del shared, task, config
+def _nothing(shared: Background, task: Task, config: EnvConfig, prepared: Any) -> None:
+    del shared, task, config, prepared
 
 
 def _random(view: View, key: jax.Array) -> jax.Array:

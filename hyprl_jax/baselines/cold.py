@@ -43,8 +43,9 @@ def cold_config(lengthscale: jax.Array | float) -> SurrogateConfig:
     )
 
 
-def cold_memory(shared: Background, task: Task, config: EnvConfig) -> ColdMemory:
+def cold_memory(shared: Background, task: Task, config: EnvConfig, prepared: None = None) -> ColdMemory:
     """The memory of `cold_player` before the first trial."""
+    del prepared
     encodings = shared.encodings[0] if shared.encodings.shape[0] == 1 else shared.encodings[task.collection]
     known = _unknowing(encodings, cold_config(1.0))
     state = surrogate.start(known, config.trials, cold_config(1.0))

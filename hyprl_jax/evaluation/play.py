@@ -1,39 +1,34 @@
 """Playing the test tasks of a split with policies and baselines, on the device, vmapped over tasks and seeds.
 
-Compiled programs are kept by what shapes them, and tasks and known tasks are padded to common sizes, so that
-the many folds of a leave-one-out study compile once. A policy is refused on tasks that come from the same
-source data as those it was trained on.
+Tasks and known tasks are padded to common sizes, so that the many folds of a leave-one-out study compile
+once. Methods that run outside of the device, libraries and classes of the user's own, are played by
+`evaluation.hosted`. A policy is refused on tasks that come from the same source data as those it was trained
+on.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax import augment, fitting, players, rollout
 from hyprl_jax import bank as banks
-from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax import fitting
+from hyprl_jax.bank import SurfaceBank
 from hyprl_jax.baselines import make_baseline
-from hyprl_jax.config import EnvConfig, NetworkConfig, SurrogateConfig
+from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.errors import InputError
+from hyprl_jax.evaluation import programs
+from hyprl_jax.evaluation.programs import Placed
 from hyprl_jax.evaluation.protocol import Played
-from hyprl_jax.networks import FlaxNetwork, Params
 from hyprl_jax.policies import TrainedPolicy, load_policy
 from hyprl_jax.surfaces import Split, TaskTables
-from hyprl_jax.surrogate import Numbers
 
-_TASKS_AT_ONCE = 16  # test tasks are padded to a multiple of it
 _LEARNED = {"prior_ei": False, "start": True}  # numbers learned like those of a policy: with retrieval?
 _POLICIES = ("policy", "policy_ensemble")
-
-Program = Callable[..., jax.Array]
 
 
 def play_methods(
@@ -43,6 +38,7 @@ def play_methods(
     trials: int,
     seeds: Sequence[int],
     run: Path | None = None,
+    starts: np.ndarray | None = None,
 ) -> list[Played]:
     """What each method does on the test tasks of `split`, in the order of `methods`.
 
@@ -50,6 +46,9 @@ def play_methods(
     Q-value of all of them; methods that draw random numbers play every one of `seeds`, the others once.
     Beside a policy of several training seeds they play as many (ranks compare seed by seed): the first of
     `seeds`, and the next numbers if short.
+
+    With `starts [D, S, I]`, columns of the tables that every run tests first for each of the D test tasks
+    and S seeds, all methods play every seed once, and the training seeds of a policy take turns.
 
     Raises InputError for an unknown method, a policy without a run, or test tasks that the policy was
     trained on.
@@ -62,7 +61,8 @@ def play_methods(
             raise InputError("the method 'policy' needs a run: name its folder")
         policy = load_policy(run)
     beliefs = policy.config.surrogate if policy is not None else SurrogateConfig()
-    seeds = _paired(tuple(seeds), policy)
+    seeds = tuple(seeds) if starts is not None else paired_seeds(tuple(seeds), policy)
+    _check_starts(starts, (len(split.test), len(seeds)), trials)
     bank, index = banks.pack([tables])
     fold = banks.make_fold(index, [split], size=len(index.tasks))
     rows = index.rows(tables.collection, split.test)
@@ -71,13 +71,14 @@ def play_methods(
     for method in methods:
         if method in _POLICIES:
             assert policy is not None
-            results.append(_play_policy(method, policy, tables, split, placed, rows, trials))
+            results.append(_play_policy(method, policy, tables, split, placed, rows, trials, seeds, starts))
         else:
-            results.append(_play_baseline(method, beliefs, placed, rows, trials, tuple(seeds)))
+            results.append(_play_baseline(method, beliefs, placed, rows, trials, seeds, starts))
     return results
 
 
-def _paired(seeds: tuple[int, ...], policy: TrainedPolicy | None) -> tuple[int, ...]:
+def paired_seeds(seeds: tuple[int, ...], policy: TrainedPolicy | None) -> tuple[int, ...]:
+    """As many seeds as the policy has training seeds (all that are given for a policy with one, or none)."""
     number = len(policy.config.seeds) if policy is not None else 1
     if number == 1:
         return seeds
@@ -85,23 +86,37 @@ def _paired(seeds: tuple[int, ...], policy: TrainedPolicy | None) -> tuple[int, 
     return (*seeds, *more)[:number]
 
 
+def _check_starts(starts: np.ndarray | None, shape: tuple[int, int], trials: int) -> None:
+    if starts is None:
+        return
+    if starts.ndim != 3 or starts.shape[:2] != shape or not 1 <= starts.shape[2] <= trials:
+        raise InputError(
+            f"starting points have the shape {list(starts.shape)}: give [{shape[0]} tasks, {shape[1]} seeds, "
+            f"1 to {trials} (the trials) configurations]"
+        )
+
+
 def _play_baseline(
     method: str,
     beliefs: SurrogateConfig,
-    placed: tuple[SurfaceBank, Fold],
+    placed: Placed,
     rows: np.ndarray,
     trials: int,
     seeds: tuple[int, ...],
+    starts: np.ndarray | None,
 ) -> Played:
-    stochastic = make_baseline(method, beliefs).stochastic
-    used = seeds if stochastic else seeds[:1]
+    baseline = make_baseline(method, beliefs)
+    used = seeds if baseline.stochastic or starts is not None else seeds[:1]
     env = EnvConfig(trials=trials)
-    numbers = fitting.numbers_of(placed[0], beliefs)
+    # Ready before the clock starts: learned once for a fold, not for every suggestion.
+    numbers = fitting.numbers_of(placed[0], baseline.beliefs)
     if method in _LEARNED:
-        # Ready before the clock starts: learned once for a collection, not for every suggestion.
-        numbers = jax.block_until_ready(_learning_program(env, beliefs, _LEARNED[method])(*placed))
-    program = _baseline_program(method, env, beliefs)
-    actions, seconds = _timed(program, rows, placed, (jnp.asarray(used), numbers))
+        learn = programs.learning_program(env, baseline.beliefs, _LEARNED[method])
+        numbers = jax.block_until_ready(learn(*placed))
+    prepared = jax.block_until_ready(programs.preparing_program(method, env, beliefs)(*placed))
+    program = programs.baseline_program(method, env, beliefs)
+    given = (jnp.asarray(used), numbers, prepared)
+    actions, seconds = programs.timed(program, placed, rows, starts, given)
     return Played(method, actions, used, seconds)
 
 
@@ -110,9 +125,11 @@ def _play_policy(
     policy: TrainedPolicy,
     tables: TaskTables,
     split: Split,
-    placed: tuple[SurfaceBank, Fold],
+    placed: Placed,
     rows: np.ndarray,
     trials: int,
+    seeds: tuple[int, ...],
+    starts: np.ndarray | None,
 ) -> Played:
     place = _member(policy, tables, split)
     members = jax.tree.map(lambda leaf: leaf[place], policy.params)
@@ -125,10 +142,13 @@ def _play_policy(
         numbers = jax.tree.map(lambda leaf: leaf[place, 0, mine : mine + 1], policy.numbers)
         numbers = numbers._replace(lengthscale=_fitting_width(numbers.lengthscale, bank.encodings.shape[-1]))
     else:  # a new search space: all that is known of it are the tasks of the split's known side
-        numbers = _learning_program(env, policy.config.surrogate, True)(*placed)
-    program = _policy_program(method, env, policy.config.surrogate, policy.config.network)
-    actions, seconds = _timed(program, rows, (bank, fold), (members, numbers))
-    return Played(method, actions, policy.config.seeds if method == "policy" else (0,), seconds)
+        numbers = programs.learning_program(env, policy.config.surrogate, True)(*placed)
+    if starts is None:
+        seeds = policy.config.seeds if method == "policy" else (0,)
+    who = jnp.arange(len(seeds)) % len(policy.config.seeds)
+    program = programs.policy_program(method, env, policy.config.surrogate, policy.config.network)
+    actions, seconds = programs.timed(program, (bank, fold), rows, starts, (members, numbers, who))
+    return Played(method, actions, seeds, seconds)
 
 
 def _member(policy: TrainedPolicy, tables: TaskTables, split: Split) -> int:
@@ -165,88 +185,8 @@ def _as_trained(policy: TrainedPolicy, tables: TaskTables, bank: SurfaceBank) ->
     )
 
 
-def _timed(
-    program: Program, rows: np.ndarray, placed: tuple[SurfaceBank, Fold], last: Any
-) -> tuple[np.ndarray, float]:
-    """Actions `[R, S, T]` and seconds a suggestion, compilation not counted."""
-    padding = -len(rows) % _TASKS_AT_ONCE
-    padded = jnp.asarray(np.pad(rows, (0, padding), mode="edge"))
-    compiled_before = program._cache_size()  # type: ignore[attr-defined]
-    start = time.perf_counter()
-    actions = np.asarray(program(*placed, padded, last))
-    if program._cache_size() > compiled_before:  # type: ignore[attr-defined]
-        start = time.perf_counter()
-        actions = np.asarray(program(*placed, padded, last))
-    seconds = (time.perf_counter() - start) / actions.size
-    return actions[: len(rows)], seconds
-
-
 def _fitting_width(lengthscale: jax.Array, width: int) -> jax.Array:
     """`[1, F]` lengthscales cut or padded to `width`: other collections of a run may have had more
     features, whose columns are 0 here."""
     lengthscale = lengthscale[:, :width]
     return jnp.pad(lengthscale, ((0, 0), (0, width - lengthscale.shape[1])), constant_values=1.0)
-
-
-@lru_cache(maxsize=64)
-def _learning_program(env: EnvConfig, beliefs: SurrogateConfig, retrieval: bool) -> Callable[..., Numbers]:
-    """`(bank, fold) -> Numbers`."""
-    return jax.jit(lambda bank, fold: fitting.learn(bank, fold, env, beliefs, retrieval))
-
-
-@lru_cache(maxsize=64)
-def _baseline_program(method: str, env: EnvConfig, beliefs: SurrogateConfig) -> Program:
-    """`(bank, fold, rows [R], (seeds [S], numbers)) -> actions [R, S, T]`."""
-    baseline = make_baseline(method, beliefs)
-
-    def play(bank: SurfaceBank, fold: Fold, rows: jax.Array, given: tuple[jax.Array, Numbers]) -> jax.Array:
-        seeds, numbers = given
-        shared = rollout.background(bank, fold, numbers)
-        metafeatures = banks.standardised_metafeatures(bank, fold)
-
-        def one(row: jax.Array, seed: jax.Array) -> jax.Array:
-            task = augment.real_task(bank, fold, metafeatures, row)
-            key = jax.random.fold_in(jax.random.key(seed), row)
-            memory = baseline.memory(shared, task, env)
-            record = rollout.play(baseline.act, memory, shared, task, key, env, baseline.beliefs)
-            return jnp.where(record.valid, record.action, -1)
-
-        return jax.vmap(lambda row: jax.vmap(lambda seed: one(row, seed))(seeds))(rows)
-
-    return jax.jit(play)
-
-
-@lru_cache(maxsize=64)
-def _policy_program(
-    method: str, env: EnvConfig, beliefs: SurrogateConfig, network_config: NetworkConfig
-) -> Program:
-    """`(bank, fold, rows [R], (members [S, ...], numbers)) -> actions [R, S, T]`; S is 1 for the ensemble."""
-    network = FlaxNetwork(network_config)
-
-    def play(bank: SurfaceBank, fold: Fold, rows: jax.Array, given: tuple[Params, Numbers]) -> jax.Array:
-        members, numbers = given
-        shared = rollout.background(bank, fold, numbers)
-        metafeatures = banks.standardised_metafeatures(bank, fold)
-        key = jax.random.key(0)  # a greedy player draws nothing
-
-        def alone(params: Params, task: Any) -> jax.Array:
-            act = players.q_player(network, network_config, params)
-            memory = players.q_memory(network, params, None, task)
-            record = rollout.play(act, memory, shared, task, key, env, beliefs)
-            return jnp.where(record.valid, record.action, -1)
-
-        def together(task: Any) -> jax.Array:
-            act = players.ensemble_player(network, network_config, members)
-            memory = jax.vmap(lambda params: network.initial_carry(params, task.metafeatures))(members)
-            record = rollout.play(act, memory, shared, task, key, env, beliefs)
-            return jnp.where(record.valid, record.action, -1)[None]
-
-        def one(row: jax.Array) -> jax.Array:
-            task = augment.real_task(bank, fold, metafeatures, row)
-            if method == "policy_ensemble":
-                return together(task)
-            return jax.vmap(lambda params: alone(params, task))(members)
-
-        return jax.vmap(one)(rows)
-
-    return jax.jit(play)
