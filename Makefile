@@ -10,6 +10,8 @@ RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
 # One process a core but at most four; the tests of a file stay together, as they share what is slow to make.
 PYTEST_WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 PYTEST_ARGS ?=
+# TEST_EXTRAS=test leaves the compared libraries out; their tests are skipped then.
+TEST_EXTRAS ?= test,baselines
 INSTALLED := pyproject.toml $(wildcard constraints/*.txt)
 
 # What `make run` trains and evaluates.
@@ -32,7 +34,7 @@ $(VENV)/.installed-run: $(INSTALLED)
 	@touch $@
 
 $(VENV)/.installed-test: $(INSTALLED)
-	@scripts/setup_env.sh $(VENV) test
+	@scripts/setup_env.sh $(VENV) $(TEST_EXTRAS)
 	@touch $@ $(VENV)/.installed-run
 
 run: $(VENV)/.installed-run

@@ -47,8 +47,8 @@ def test_requirements_are_those_of_the_package(repository: Path, project: dict) 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_pins_lie_in_the_ranges(repository: Path, project: dict, python: str) -> None:
     pinned = pins(repository, python)
-    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["test"]
-    for text in wanted:
+    extras = project["project"]["optional-dependencies"]
+    for text in project["project"]["dependencies"] + extras["test"] + extras["baselines"]:
         requirement = Requirement(text)
         version = pinned.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not pinned for Python {python}"
