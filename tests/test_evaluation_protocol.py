@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.evaluation import COLUMNS, Played, summarize, trajectories
+from hyprl_jax.evaluation import COLUMNS, Failure, Played, summarize, trajectories
 from hyprl_jax.surfaces.tables import TaskTables
 
 
@@ -252,3 +252,41 @@ def test_known_figures_of_the_svm_table_come_out(shared_data: Path) -> None:
     at = np.array([1, 5, 10, 20, 30, 50]) - 1
     np.testing.assert_allclose(curves["portfolio"][at], [0.170, 0.077, 0.051, 0.041, 0.038, 0.037], atol=6e-4)
     np.testing.assert_allclose(curves["random"][at], [0.544, 0.194, 0.110, 0.064, 0.047, 0.031], atol=0.015)
+
+
+def test_a_failed_run_keeps_what_it_had_reached() -> None:
+    tables = replace(
+        sample(0), objective=np.array([[1.0, 3.0, 2.0]] * 2), tasks=("t", "u"), cost=np.ones((2, 3))
+    )
+    actions = np.array([[[0, 1, 2], [2, -1, -1]], [[-1, -1, -1], [0, 1, 2]]])
+    failures = (Failure("t", 8, 2, "raised"), Failure("u", 7, 1, "hung"))
+    frame = trajectories(tables, ["t", "u"], Played("a", actions, (7, 8), failures=failures))
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == COLUMNS
+    regret = frame["normalized_regret"].to_numpy().reshape(2, 2, 3)
+    np.testing.assert_array_equal(regret[0], [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+    np.testing.assert_array_equal(regret[1], [[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    never = frame[(frame["task"] == "u") & (frame["seed"] == 7)]
+    assert never[["config_id", "objective", "incumbent"]].isna().all(axis=None)
+    summary = summarize(frame, resamples=100)
+    assert summary["methods"]["a"]["normalized_regret"] == [0.875, 0.375, 0.375]
+
+
+@pytest.mark.parametrize(
+    ("failures", "reason"),
+    [
+        ([Failure("nowhere", 0, 1, "")], "was not played"),
+        ([Failure("task 0", 5, 1, "")], "was not played"),
+        ([Failure("task 0", 0, 3, ""), Failure("task 0", 0, 3, "")], "stands twice"),
+        ([Failure("task 0", 0, 5, "")], "none of the 4 played"),
+        ([Failure("task 0", 0, 0, "")], "none of the 4 played"),
+        ([Failure("task 0", 0, 2, "")], "has actions from trial 2 on"),
+        ([Failure("task 0", 0, 4, "")], "has -1 before trial 4"),
+        ([], "nothing left"),
+    ],
+)
+def test_failures_that_do_not_fit_the_play_are_refused(failures: list[Failure], reason: str) -> None:
+    actions = np.array([[[0, 1, -1, -1]]]) if failures else np.full((1, 1, 4), -1)
+    tables = sample(0)
+    tables.objective[:, :2] = 1.0
+    with pytest.raises(InputError, match=reason):
+        trajectories(tables, ["task 0"], Played("m", actions, (0,), failures=tuple(failures)))

@@ -17,7 +17,7 @@ from hyprl_jax.evaluation.metrics import (
     time_to_target,
     wins_ties_losses,
 )
-from hyprl_jax.evaluation.protocol import COLUMNS, NOTHING_LEFT, Played, trajectories
+from hyprl_jax.evaluation.protocol import COLUMNS, NOTHING_LEFT, Failure, Played, trajectories
 from hyprl_jax.evaluation.report import read_evaluation, read_summary, read_trajectories, write_evaluation
 from hyprl_jax.evaluation.statistics import bootstrap_interval, rank_tests
 from hyprl_jax.evaluation.summary import check_summary, combine_folds, summarize
@@ -27,6 +27,7 @@ __all__ = [
     "COLUMNS",
     "NOTHING_LEFT",
     "Comparison",
+    "Failure",
     "Played",
     "average_ranks",
     "bootstrap_interval",

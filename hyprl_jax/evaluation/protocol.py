@@ -5,6 +5,9 @@ looks the results up in the tables, follows the incumbent, and returns one row a
 first: a method that tries a configuration twice, or one without a result, gets an `InputError` that names
 method, task, seed and trial, never a number. The task's own best and worst value are used here, for scoring,
 and nowhere else.
+
+A method that broke down on a task is no mistake of the user's: its `Failure` stands beside the play, it has
+-1 from that trial on, and keeps the regret it had reached (1, the worst, if it had tried nothing).
 """
 
 from __future__ import annotations
@@ -55,12 +58,23 @@ class Tables(Protocol):
     def cost(self) -> np.ndarray: ...  # [D, C] float64, NaN where unknown
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended early: the method raised, proposed what it may not, died or hung at the 1-based
+    `trial`; `reason` is one line."""
+
+    task: str
+    seed: int
+    trial: int
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class Played:
     """What one method did on `D` test tasks, with `S` seeds, for `T` trials.
 
     `actions` `[D, S, T]` integers: column of `TaskTables.config_ids`, or -1 where nothing was left to try (at
-    the end only). `seeds`: `S` distinct integers; a deterministic method may have one. `suggest_seconds`:
+    the end only) and from the trial of a failure on. `failures`: at most one a (task, seed). `seeds`: `S` distinct integers; a deterministic method may have one. `suggest_seconds`:
     wall seconds of every suggestion, `[D, S, T]` or anything that broadcasts to it; NaN where it was not
     measured.
     """
@@ -69,6 +83,7 @@ class Played:
     actions: np.ndarray
     seeds: tuple[int, ...]
     suggest_seconds: np.ndarray | float = float("nan")
+    failures: tuple[Failure, ...] = ()
 
 
 def trajectories(
@@ -77,7 +92,8 @@ def trajectories(
     """One row a (method, task, seed, trial), in this order, with the columns and dtypes of `COLUMNS`.
 
     `config_id` and `objective` are null where nothing was left to try; `cost` is cumulative, null from the
-    first trial on whose cost is unknown. Raises `InputError` for unknown tasks and for every illegal action.
+    first trial on whose cost is unknown. A failed run keeps its incumbent; where it has none, incumbent is
+    null and normalized_regret 1. Raises `InputError` for unknown tasks and for every illegal action.
     """
     rows = _task_rows(tables, test_tasks)
     methods = [played] if isinstance(played, Played) else list(played)
@@ -94,7 +110,7 @@ def trajectories(
 def _one_method(tables: Tables, test_tasks: list[str], rows: np.ndarray, played: Played) -> pd.DataFrame:
     objective = np.asarray(tables.objective, dtype=np.float64)[rows]
     actions, seconds = _checked_shapes(played, len(rows))
-    _check_actions(played, test_tasks, objective, actions)
+    _check_actions(played, test_tasks, objective, actions, _failed_trials(played, test_tasks, actions))
 
     stopped = actions == NOTHING_LEFT
     column = np.where(stopped, 0, actions)
@@ -102,6 +118,7 @@ def _one_method(tables: Tables, test_tasks: list[str], rows: np.ndarray, played:
     values = np.where(stopped, np.nan, objective[task, column])
     incumbent = incumbent_curve(values, tables.direction)
     regret = normalized_regret(incumbent, *table_bounds(objective, tables.direction))
+    regret = np.where(np.isnan(incumbent), 1.0, regret)  # failed before it had tried anything
     step_cost = np.asarray(tables.cost, dtype=np.float64)[rows][task, column]
     cost = np.cumsum(np.where(stopped, 0.0, step_cost), axis=-1)  # NaN spreads to every later trial
     config_id = pd.array(np.asarray(tables.config_ids, dtype=np.int64)[column].ravel(), dtype="Int64")
@@ -184,8 +201,33 @@ def _checked_shapes(played: Played, tasks: int) -> tuple[np.ndarray, np.ndarray]
     return actions.astype(np.int64), seconds
 
 
-def _check_actions(played: Played, tasks: list[str], objective: np.ndarray, actions: np.ndarray) -> None:
-    """Raises `InputError` for the first illegal action; `objective` `[D, C]`, `actions` `[D, S, T]`."""
+def _failed_trials(played: Played, tasks: Sequence[str], actions: np.ndarray) -> np.ndarray:
+    """1-based trial at which each run failed, `[D, S, 1]`, one beyond the last where it did not; checks the
+    failures.
+    """
+    failed = np.full((*actions.shape[:2], 1), actions.shape[2] + 1, dtype=np.int64)
+    for failure in played.failures:
+        where = f"method {played.method!r}, failure on task {failure.task!r}, seed {failure.seed}"
+        if failure.task not in tasks or failure.seed not in played.seeds:
+            raise InputError(f"{where}: this task or seed was not played")
+        cell = list(tasks).index(failure.task), list(played.seeds).index(failure.seed)
+        if failed[cell][0] <= actions.shape[2]:
+            raise InputError(f"{where}: stands twice; a run fails once")
+        if not 1 <= failure.trial <= actions.shape[2]:
+            raise InputError(f"{where}: trial {failure.trial} is none of the {actions.shape[2]} played")
+        if (actions[cell][failure.trial - 1 :] != NOTHING_LEFT).any():
+            raise InputError(f"{where}: has actions from trial {failure.trial} on; a failed run has -1 there")
+        if (actions[cell][: failure.trial - 1] == NOTHING_LEFT).any():
+            raise InputError(f"{where}: has -1 before trial {failure.trial}, at which it failed")
+        failed[cell] = failure.trial
+    return failed
+
+
+def _check_actions(
+    played: Played, tasks: list[str], objective: np.ndarray, actions: np.ndarray, failed: np.ndarray
+) -> None:
+    """Raises `InputError` for the first illegal action; `objective` `[D, C]`, `actions` `[D, S, T]`, `failed`
+    `[D, S, 1]`."""
 
     def refuse(faulty: np.ndarray, reason: str) -> None:
         if faulty.any():
@@ -198,7 +240,7 @@ def _check_actions(played: Played, tasks: list[str], objective: np.ndarray, acti
         (actions < NOTHING_LEFT) | (actions >= size), f"is out of range; columns are 0 to {size - 1}, or -1"
     )
     stopped = actions == NOTHING_LEFT
-    first = stopped & (np.arange(actions.shape[2]) == 0)
+    first = stopped & (np.arange(actions.shape[2]) == 0) & (failed != 1)
     refuse(first, "(nothing left) at the first trial leaves no incumbent; play at least one configuration")
     resumed = ~stopped & (np.cumsum(stopped, axis=-1) > 0)
     refuse(resumed, "follows a -1 (nothing left); -1 may only stand at the end")
