@@ -74,9 +74,9 @@ class Played:
     """What one method did on `D` test tasks, with `S` seeds, for `T` trials.
 
     `actions` `[D, S, T]` integers: column of `TaskTables.config_ids`, or -1 where nothing was left to try (at
-    the end only) and from the trial of a failure on. `failures`: at most one a (task, seed). `seeds`: `S` distinct integers; a deterministic method may have one. `suggest_seconds`:
-    wall seconds of every suggestion, `[D, S, T]` or anything that broadcasts to it; NaN where it was not
-    measured.
+    the end only) and from the trial of a failure on. `seeds`: `S` distinct integers; a deterministic method
+    may have one. `suggest_seconds`: wall seconds of every suggestion, `[D, S, T]` or anything that broadcasts
+    to it; NaN where it was not measured. `failures`: at most one a (task, seed).
     """
 
     method: str
