@@ -87,7 +87,8 @@ def test_schema_is_complete_and_json() -> None:
     assert list(summary["methods"]) == ["b", "a"]
     for name, part in zip("ba", frames, strict=True):
         figures = summary["methods"][name]
-        assert set(figures) == {"normalized_regret", "rank", "ci95", "suggest_ms"}
+        keys = ["normalized_regret", "rank", "ci95", "rank_ci95", "targets", "suggest", "suggest_ms"]
+        assert list(figures) == keys
         assert figures["suggest_ms"] == pytest.approx(part["suggest_seconds"].median() * 1e3)
     assert set(summary["tests"]) == {"interval", "last_trial", "trial_mean"}
     assert check_summary(json.loads(json.dumps(summary, allow_nan=False))) == summary

@@ -27,8 +27,8 @@ FLOAT_COLUMNS = tuple(name for name, dtype in COLUMNS.items() if dtype == "float
 class Comparison:
     """`M` methods on the same `D` tasks for the same `T` trials.
 
-    `regret` holds one `[D, S or 1, T]` float64 array a method; `suggest_ms` the median milliseconds of a
-    suggestion, None where it was not measured.
+    `regret` holds one `[D, S or 1, T]` float64 array a method; `suggest` what its suggestions cost
+    (`median_ms` and `p95_ms` of one, `total_seconds` of all), None where no time was measured.
     """
 
     methods: tuple[str, ...]
@@ -36,7 +36,7 @@ class Comparison:
     seeds: int
     trials: int
     regret: tuple[np.ndarray, ...]
-    suggest_ms: tuple[float | None, ...]
+    suggest: tuple[dict[str, float] | None, ...]
 
     def stacked(self) -> np.ndarray:
         """All regrets, methods of one seed repeated for every seed: `[M, D, S, T]`."""
@@ -91,14 +91,22 @@ def compare(frames: pd.DataFrame | Sequence[pd.DataFrame]) -> Comparison:
                 f"method {name!r}, task {task!r}: normalized_regret rises with the trials; file damaged?"
             )
         cubes.append(cube)
-        measured = seconds[rows][~np.isnan(seconds[rows])]
-        speeds.append(float(np.median(measured) * 1e3) if measured.size else None)
+        speeds.append(_cost(seconds[rows]))
     counts = {name: cube.shape[1] for name, cube in zip(methods, cubes, strict=True)}
     if len({count for count in counts.values() if count > 1}) > 1:
         raise InputError(
             f"methods have different numbers of seeds {counts}: use one seed or the same number for all"
         )
     return Comparison(tuple(methods), tasks, max(counts.values()), trials, tuple(cubes), tuple(speeds))
+
+
+def _cost(seconds: np.ndarray) -> dict[str, float] | None:
+    """What suggestions cost, from the seconds of each, NaN where not measured."""
+    measured = np.sort(seconds[~np.isnan(seconds)])  # sorted: the sum does not depend on the order of rows
+    if not measured.size:
+        return None
+    median, late = np.quantile(measured, [0.5, 0.95]) * 1e3
+    return {"median_ms": float(median), "p95_ms": float(late), "total_seconds": float(measured.sum())}
 
 
 def _with_dtypes(frame: pd.DataFrame) -> pd.DataFrame:

@@ -96,6 +96,31 @@ def time_to_target(regret: np.ndarray, target: float) -> np.ndarray:
     return np.where(reached.any(axis=-1), first, np.inf)
 
 
+def trials_to_target(regret: np.ndarray, target: float) -> tuple[float, int | None]:
+    """Share of the runs that reach the target, and the trial by which half of all runs have reached it.
+
+    `regret` is `[..., T]`, every leading place one run. The trial is the lower median over all runs, those
+    that never get there counted as infinitely late: None where fewer than half get there.
+    """
+    first = np.sort(time_to_target(regret, target), axis=None)
+    middle = first[(first.size - 1) // 2]
+    return float(np.isfinite(first).mean()), int(middle) if np.isfinite(middle) else None
+
+
+def probability_of_improvement(own: np.ndarray, other: np.ndarray, tolerance: float = 1e-12) -> np.ndarray:
+    """How probably a run of one method has a lower loss than a run of another on the same task, ties half.
+
+    `own` is `[..., S]` and `other` `[..., R]`, every pair of runs counts (the Mann-Whitney statistic over
+    `S R`; Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", NeurIPS
+    2021); the answer is `[...]`, and exchanging the methods gives exactly its complement.
+    Differences up to `tolerance` are ties.
+    """
+    difference = np.asarray(own, dtype=np.float64)[..., :, None] - np.asarray(other)[..., None, :]
+    wins = (difference < -tolerance).sum(axis=(-2, -1))
+    defeats = (difference > tolerance).sum(axis=(-2, -1))
+    return 0.5 + (wins - defeats) / (2.0 * difference.shape[-2] * difference.shape[-1])
+
+
 def _check_direction(direction: str) -> None:
     if direction not in DIRECTIONS:
         raise InputError(f"direction {direction!r} is unknown: write 'minimize' or 'maximize'")

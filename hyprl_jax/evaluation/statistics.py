@@ -3,9 +3,10 @@
 The unit of replication is the task (or, where tasks are derived from each other, their group): seeds are
 averaged first, since more seeds say nothing about further tasks. Intervals are percentile bootstraps (Efron
 and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13). Tests follow Demsar, "Statistical
-comparisons of classifiers over multiple data sets", JMLR 2006: Friedman over all methods, then Nemenyi, and
-pairwise Wilcoxon signed-rank tests with Holm's correction. A test that cannot be made is null with the
-reason, never a warning.
+comparisons of classifiers over multiple data sets", JMLR 2006: Friedman over all methods, then Nemenyi with
+its critical difference, and pairwise Wilcoxon signed-rank tests with Holm's correction. The probability of
+improvement follows Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice",
+NeurIPS 2021. A test that cannot be made is null with the reason, never a warning.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.evaluation.metrics import average_ranks, wins_ties_losses
+from hyprl_jax.evaluation.metrics import average_ranks, probability_of_improvement, wins_ties_losses
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+SIGNIFICANCE = 0.05
 ONE_BLOCK = "one task (or group of tasks) only"
 DECIMALS = 12  # differences below are equal numbers averaged in another order
 _COLUMNS_AT_ONCE = 256  # keeps the resampled means below about 20 MB
@@ -64,26 +66,38 @@ def bootstrap_interval(
 
 
 def rank_tests(
-    methods: Sequence[str], losses: np.ndarray, groups: Sequence[str] | None = None
+    methods: Sequence[str],
+    losses: np.ndarray,
+    groups: Sequence[str] | None = None,
+    runs: Sequence[np.ndarray] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Friedman, Nemenyi, Wilcoxon-Holm and win/tie/loss counts of `M` methods on `D` tasks.
+    """All tests between `M` methods on `D` tasks at one moment, ready for JSON.
 
-    `losses` is `[M, D]`, lower is better. With `groups` (`D` names) the mean of a group is one observation.
-    The answer is ready for JSON; p-values of pairs are nested dictionaries, `p_values[a][b] ==
-    p_values[b][a]`.
+    `losses` is `[M, D]`, seeds averaged, lower is better. With `groups` (`D` names) the mean of a group is
+    one observation of the tests. `runs` holds one `[D, S]` array a method with the losses of single runs, for
+    the probability of improvement (without it, the averages count as one run). Figures of pairs are nested
+    dictionaries; `p_values[a][b] == p_values[b][a]`. `resamples` and `seed` belong to the intervals.
     """
     losses = np.asarray(losses, dtype=np.float64)
     member = _membership(losses.shape[1], groups)
     means = losses @ (member / member.sum(axis=1, keepdims=True)).T  # [M, blocks]
     blocks = np.round(means, DECIMALS) + 0.0
     ranks = average_ranks(blocks)
+    bootstrap = lambda values: bootstrap_interval(values, groups, resamples=resamples, seed=seed)
+    probability, ends = improvement(losses[:, :, None] if runs is None else runs, bootstrap)
     return {
         "blocks": blocks.shape[1],
         "over": "tasks" if groups is None else "groups",
         "friedman": friedman(ranks),
         "nemenyi": _by_name(methods, *nemenyi(ranks)),
+        "critical_difference": critical_difference(methods, ranks),
         "wilcoxon_holm": _by_name(methods, *wilcoxon_holm(blocks)),
         "wins_ties_losses": _pairs(methods, lambda i, j: list(wins_ties_losses(blocks[i], blocks[j]))),
+        "probability_of_improvement": _pairs(methods, lambda i, j: float(probability[i, j])),
+        "probability_of_improvement_ci95": _pairs(methods, lambda i, j: ends[i, j].tolist()),
+        "difference_to_best": difference_to_best(methods, losses, bootstrap),
     }
 
 
@@ -93,16 +107,13 @@ def friedman(ranks: np.ndarray) -> dict[str, Any]:
     reason = _too_few(methods, blocks)
     if reason:
         return {"statistic": None, "p_value": None, "reason": reason}
-    from scipy.stats import chi2
-
-    # With ties: (M - 1) sum_m (R_m - D (M + 1) / 2)^2 over the squared deviations of all ranks (Conover 1999,
-    # "Practical Nonparametric Statistics", 5.8).
-    centred = ranks - (methods + 1) / 2
-    spread = float((centred**2).sum())
-    if spread == 0.0:
+    if (ranks == ranks[:1]).all():  # SciPy divides zero by zero here
         return {"statistic": 0.0, "p_value": 1.0, "reason": "all methods are equal on every task"}
-    statistic = (methods - 1) * float((centred.sum(axis=1) ** 2).sum()) / spread
-    return {"statistic": statistic, "p_value": float(chi2.sf(statistic, methods - 1)), "reason": None}
+    from scipy.stats import friedmanchisquare
+
+    result = friedmanchisquare(*ranks)
+    statistic = max(float(result.statistic), 0.0)  # equal rank sums may come out as -1e-16
+    return {"statistic": statistic, "p_value": min(float(result.pvalue), 1.0), "reason": None}
 
 
 def nemenyi(ranks: np.ndarray) -> tuple[np.ndarray | None, str | None]:
@@ -111,19 +122,57 @@ def nemenyi(ranks: np.ndarray) -> tuple[np.ndarray | None, str | None]:
     Demsar 2006, section 3.2.2: the difference of mean ranks over `sqrt(M (M + 1) / (6 D))` follows the
     studentized range over `sqrt(2)`. Meaningful where Friedman's test rejects.
     """
-    methods, blocks = ranks.shape
-    reason = _too_few(methods, blocks)
+    reason = _too_few(*ranks.shape)
     if reason:
         return None, reason
+    from scikit_posthocs import posthoc_nemenyi_friedman
+
+    p_values = posthoc_nemenyi_friedman(ranks.T).to_numpy()  # [M, M]
+    return np.clip(p_values, 0.0, 1.0), None  # its integral ends a few 1e-16 outside
+
+
+def critical_difference(
+    methods: Sequence[str], ranks: np.ndarray, significance: float = SIGNIFICANCE
+) -> dict[str, Any]:
+    """Nemenyi's critical difference `q sqrt(M (M + 1) / (6 D))` of mean ranks, and what it tells apart.
+
+    `ranks` is `[M, D]`; `q` is the `1 - significance` quantile of the studentized range of `M` groups over
+    `sqrt(2)` (Demsar 2006, section 3.2.2 and table 5). `cliques` are the maximal sets of methods whose mean
+    ranks all lie within less than the difference, best set first and best method first; a method that
+    differs from all others is a set of its own. `difference` is None and `cliques` empty where there is no
+    test, for the `reason` given.
+    """
+    count, blocks = ranks.shape
+    mean = ranks.mean(axis=1)
+    answer: dict[str, Any] = {
+        "level": significance,
+        "difference": None,
+        "mean_ranks": {name: float(rank) for name, rank in zip(methods, mean, strict=True)},
+        "cliques": [],
+        "reason": _too_few(count, blocks),
+    }
+    if answer["reason"]:
+        return answer
     from scipy.stats import studentized_range
 
-    mean = ranks.mean(axis=1)
-    scale = np.sqrt(methods * (methods + 1) / (6.0 * blocks))
-    distance = np.abs(mean[:, None] - mean[None, :]) / scale * np.sqrt(2.0)
-    p_values = np.ones((methods, methods))
-    upper = np.triu_indices(methods, 1)
-    p_values[upper] = np.clip(studentized_range.sf(distance[upper], methods, np.inf), 0.0, 1.0)
-    return np.minimum(p_values, p_values.T), None
+    quantile = float(studentized_range.ppf(1.0 - significance, count, np.inf)) / np.sqrt(2.0)
+    answer["difference"] = float(quantile * np.sqrt(count * (count + 1) / (6.0 * blocks)))
+    sets = cliques(mean, answer["difference"])
+    answer["cliques"] = [[methods[index] for index in members] for members in sets]
+    return answer
+
+
+def cliques(mean_ranks: np.ndarray, difference: float) -> list[list[int]]:
+    """Maximal sets of indices whose `[M]` mean ranks differ by less than `difference`, in order of rank."""
+    order = np.argsort(mean_ranks, kind="stable")
+    ranks = mean_ranks[order]
+    stops = [int(np.sum(ranks - rank < difference)) for rank in ranks]
+    sets, covered = [], 0
+    for start, stop in enumerate(stops):
+        if stop > covered:  # else inside the set before
+            sets.append([int(index) for index in order[start:stop]])
+            covered = stop
+    return sets
 
 
 def wilcoxon_holm(losses: np.ndarray) -> tuple[np.ndarray | None, str | None]:
@@ -137,6 +186,9 @@ def wilcoxon_holm(losses: np.ndarray) -> tuple[np.ndarray | None, str | None]:
         return None, "one method only" if methods < 2 else ONE_BLOCK
     from scipy.stats import wilcoxon
 
+    # Not `scikit_posthocs.posthoc_wilcoxon`: it hands zero differences on to SciPy, which then warns of 0 / 0
+    # if a pair never differs and gives up the exact distribution for the normal one if it ever ties. Without
+    # the zeros the exact one stays in use.
     rows, columns = np.triu_indices(methods, 1)
     raw = np.ones(len(rows))
     for pair, (first, second) in enumerate(zip(rows, columns, strict=True)):
@@ -157,6 +209,44 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     corrected = np.empty(len(p_values))
     corrected[order] = stepped
     return corrected
+
+
+def improvement(
+    runs: Sequence[np.ndarray] | np.ndarray, bootstrap: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability that method i beats method j on a random task, `[M, M]`, and its intervals `[M, M, 2]`.
+
+    `runs` holds one `[D, S]` array a method; `bootstrap` makes `[columns, 2]` out of `[D, columns]`. Entries
+    of a pair add up to one, in the intervals with the ends exchanged; the diagonal is one half.
+    """
+    methods = len(runs)
+    probability, ends = np.full((methods, methods), 0.5), np.full((methods, methods, 2), 0.5)
+    rows, columns = np.triu_indices(methods, 1)
+    if rows.size:
+        pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+        by_task = np.stack([probability_of_improvement(runs[i], runs[j]) for i, j in pairs], axis=1)
+        mean, interval = by_task.mean(axis=0), bootstrap(by_task)  # [pairs], [pairs, 2]
+        probability[rows, columns], probability[columns, rows] = mean, 1.0 - mean
+        ends[rows, columns], ends[columns, rows] = interval, 1.0 - interval[:, ::-1]
+    return probability, ends
+
+
+def difference_to_best(
+    methods: Sequence[str], losses: np.ndarray, bootstrap: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, Any]:
+    """Paired differences of mean loss to the method with the lowest one: `{"best", "mean", "ci95"}`.
+
+    `losses` is `[M, D]`; the intervals resample tasks, on each of which both methods were measured, and so
+    are narrower than two intervals put side by side. The first of several equal methods is the best.
+    """
+    best = int(np.argmin(np.round(losses.mean(axis=1), DECIMALS)))
+    differences = (losses - losses[best]).T  # [D, M]
+    mean, ends = differences.mean(axis=0), bootstrap(differences)
+    return {
+        "best": methods[best],
+        "mean": {name: float(mean[index]) for index, name in enumerate(methods)},
+        "ci95": {name: ends[index].tolist() for index, name in enumerate(methods)},
+    }
 
 
 def _too_few(methods: int, blocks: int) -> str | None:

@@ -1,18 +1,28 @@
-"""The figures of an evaluation: mean regret, mean rank and intervals at every trial, and tests, for JSON.
+"""The figures of an evaluation, for JSON: regret and rank at every trial, targets, cost, intervals, tests.
 
     {"collection", "split", "fold", "tasks": [D names], "trials": T,
      "methods": {name: {"normalized_regret": [T], "rank": [T], "ci95": [[low, high] * T],
+                        "rank_ci95": [[low, high] * T],
+                        "targets": {"0.1": {"reached": share, "trials": number or null}, "0.05", "0.01"},
+                        "suggest": {"median_ms", "p95_ms", "total_seconds"} or null,
                         "suggest_ms": median or null}},
-     "tests": {"interval": {...}, "last_trial": {...}, "trial_mean": {...}}}
+     "tests": {"interval": {...}, "last_trial": {...}, "trial_mean": {...}},
+     "collections": {name: {"tasks": number, "methods": {name: {"normalized_regret", "rank"}}}},
+     "macro": {name: {"normalized_regret", "rank"}},
+     "failures": [{"method", "task", "seed", "trial", "reason"}],
+     "provenance": {"command", "versions", "collections", "seeds", "starts", "machine"}}
 
 Regret is averaged over tasks and seeds; ranks are tie-averaged among the methods of one (task, seed, trial)
-and then averaged the same way; `ci95` is the bootstrap interval of the regret over tasks. `combine_folds`
-pools the tasks of several folds of one study into one such summary, as if they had been one test side.
+and then averaged the same way; intervals are bootstraps over tasks. `statistics.rank_tests` makes the two
+tests. With several collections every task counts once; `collections` has the figures of each and `macro`
+their mean, every collection counting once; with one, both are left out. `failures` and `provenance` are there
+where they were given. `combine_folds` pools the tasks of several folds of one study into one such summary, as
+if they had been one test side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +30,14 @@ import pandas as pd
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation.comparison import Comparison, compare
-from hyprl_jax.evaluation.metrics import average_ranks
-from hyprl_jax.evaluation.protocol import check_method_name
+from hyprl_jax.evaluation.metrics import average_ranks, trials_to_target
+from hyprl_jax.evaluation.schema import FAILURE_KEYS, MAX_TEXT_LENGTH, check_summary
 from hyprl_jax.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_interval, rank_tests
 
-MAX_TRIALS = 1_000_000
+__all__ = ["TARGETS", "check_summary", "combine_folds", "failure_records", "summarize"]
+
+TARGETS = (0.1, 0.05, 0.01)
+MAX_REASON_LENGTH = 300
 
 
 def summarize(
@@ -34,48 +47,35 @@ def summarize(
     groups: Mapping[str, str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    failures: Sequence[Mapping[str, Any]] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Summary of one or several frames of trajectories that share tasks and trials, one or more methods each.
 
     `groups` (task name, or `collection/task` -> group) makes groups instead of tasks the unit of intervals
     and tests: use it where tasks are derived from each other. `seed` and `resamples` belong to the bootstrap.
-    Raises `InputError` for frames that do not fit together.
+    `failures` (see `failure_records`) and `provenance` are written down as they are. Raises `InputError` for
+    frames that do not fit together, and for failures or a provenance of another shape.
     """
     comparison = compare(frames)
-    regret = comparison.stacked()  # [M, D, S, T]
     means = comparison.task_means()  # [M, D, T]
+    ranks = average_ranks(comparison.stacked()).mean(axis=2)  # [M, D, T]
     names = _group_names(comparison, groups)
-    intervals = bootstrap_interval(np.moveaxis(means, 1, 0), names, resamples=resamples, seed=seed)
-    ranks = average_ranks(regret).mean(axis=(1, 2))
-    methods = {
-        name: {
-            "normalized_regret": means[index].mean(axis=0).tolist(),
-            "rank": ranks[index].tolist(),
-            "ci95": intervals[index].tolist(),
-            "suggest_ms": comparison.suggest_ms[index],
-        }
-        for index, name in enumerate(comparison.methods)
-    }
-    interval = {
-        "kind": "percentile bootstrap of the mean",
-        "over": "tasks" if groups is None else "groups",
-        "level": LEVEL,
-        "resamples": resamples,
-        "seed": seed,
-    }
-    return {
+    summary: dict[str, Any] = {
         "collection": comparison.collection(),
         "split": split,
         "fold": fold,
         "tasks": comparison.task_names(),
         "trials": comparison.trials,
-        "methods": methods,
-        "tests": {
-            "interval": interval,
-            "last_trial": rank_tests(comparison.methods, means[:, :, -1], names),
-            "trial_mean": rank_tests(comparison.methods, means.mean(axis=2), names),
-        },
+        "methods": _method_figures(comparison, means, ranks, names, resamples, seed),
+        "tests": _tests(comparison, means, names, resamples, seed),
+        **_by_collection(comparison, means, ranks),
     }
+    if failures is not None:
+        summary["failures"] = _checked_failures(failures, comparison)
+    if provenance is not None:
+        summary["provenance"] = _plain(dict(provenance))
+    return check_summary(summary)
 
 
 def combine_folds(
@@ -85,6 +85,8 @@ def combine_folds(
     groups: Mapping[str, str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    failures: Sequence[Mapping[str, Any]] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Summary over the pooled tasks of several folds, one frame (all methods) a fold; `fold` is their list.
 
@@ -114,108 +116,133 @@ def combine_folds(
                     f"task {pair[1]!r} stands in fold {home[pair]} and {number}: folds must be disjoint"
                 )
             home[pair] = number
-    return summarize(parts, split, numbers, groups, resamples, seed)
+    return summarize(parts, split, numbers, groups, resamples, seed, failures, provenance)
 
 
-def check_summary(summary: object) -> dict[str, Any]:
-    """The summary itself if it has the shape of this module's docstring, else `InputError` naming the key."""
-    top = _mapping(summary, "summary")
-    _require(top, ("collection", "split", "fold", "tasks", "trials", "methods", "tests"), "summary")
-    for key in ("collection", "split"):
-        if not isinstance(top[key], str) or not top[key].isprintable():
-            raise InputError(f"summary: {key!r} must be printable text")
-    folds = top["fold"] if isinstance(top["fold"], list) else [top["fold"]]
-    if not all(isinstance(fold, int) and not isinstance(fold, bool) for fold in folds):
-        raise InputError("summary: 'fold' must be a whole number or a list of them")
-    tasks, trials = top["tasks"], top["trials"]
-    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
-        raise InputError("summary: 'tasks' must be a list of at least one name")
-    if not isinstance(trials, int) or isinstance(trials, bool) or not 1 <= trials <= MAX_TRIALS:
-        raise InputError("summary: 'trials' must be a whole number of at least 1")
-    methods = _mapping(top["methods"], "summary: 'methods'")
-    if not methods:
-        raise InputError("summary: 'methods' is empty")
-    for name, figures in methods.items():
-        check_method_name(name)
-        _check_figures(
-            _mapping(figures, f"summary, method {name!r}"), f"summary, method {name!r}", trials, len(methods)
-        )
-    tests = _mapping(top["tests"], "summary: 'tests'")
-    _require(tests, ("interval", "last_trial", "trial_mean"), "summary: 'tests'")
-    if _mapping(tests["interval"], "summary: 'interval'").get("over") not in ("tasks", "groups"):
-        raise InputError("summary: 'interval' must say whether it is over 'tasks' or 'groups'")
-    for key in ("last_trial", "trial_mean"):
-        _check_tests(
-            _mapping(tests[key], f"summary, tests {key!r}"), f"summary, tests {key!r}", list(methods)
-        )
-    return top
+def failure_records(played: Iterable[Any]) -> list[dict[str, Any]]:
+    """The failures of everything `Played`, as `summarize` takes them: one dictionary each."""
+    return [
+        {
+            "method": one.method,
+            "task": failure.task,
+            "seed": int(failure.seed),
+            "trial": int(failure.trial),
+            "reason": failure.reason,
+        }
+        for one in played
+        for failure in one.failures
+    ]
 
 
-def _check_figures(figures: dict[str, Any], where: str, trials: int, methods: int) -> None:
-    _require(figures, ("normalized_regret", "rank", "ci95", "suggest_ms"), where)
-    regret = _numbers(figures["normalized_regret"], trials, 0.0, 1.0, f"{where}: 'normalized_regret'")
-    _numbers(figures["rank"], trials, 1.0, float(methods), f"{where}: 'rank'")
-    pairs = figures["ci95"]
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise InputError(f"{where}: 'ci95' must be a list of [low, high]")
-    low = _numbers([pair[0] for pair in pairs], trials, 0.0, 1.0, f"{where}: 'ci95'")
-    high = _numbers([pair[1] for pair in pairs], trials, 0.0, 1.0, f"{where}: 'ci95'")
-    if any(not a <= mean <= b for a, mean, b in zip(low, regret, high, strict=True)):
-        raise InputError(f"{where}: 'ci95' does not enclose 'normalized_regret'")
-    if figures["suggest_ms"] is not None:
-        _numbers([figures["suggest_ms"]], 1, 0.0, 1e15, f"{where}: 'suggest_ms'")
+def _method_figures(
+    comparison: Comparison,
+    means: np.ndarray,
+    ranks: np.ndarray,
+    groups: list[str] | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Curves with intervals, targets and cost of every method; `means` and `ranks` are `[M, D, T]`."""
+    both = np.moveaxis(np.stack([means, ranks]), 2, 0)  # [D, 2, M, T]
+    centre = both.mean(axis=0)
+    intervals = bootstrap_interval(both, groups, resamples=resamples, seed=seed)  # [2, M, T, 2]
+    figures = {}
+    for index, name in enumerate(comparison.methods):
+        targets = {}
+        for target in TARGETS:
+            reached, trials = trials_to_target(comparison.regret[index], target)
+            targets[f"{target:g}"] = {"reached": reached, "trials": trials}
+        cost = comparison.suggest[index]
+        figures[name] = {
+            "normalized_regret": centre[0, index].tolist(),
+            "rank": centre[1, index].tolist(),
+            "ci95": intervals[0, index].tolist(),
+            "rank_ci95": intervals[1, index].tolist(),
+            "targets": targets,
+            "suggest": cost,
+            "suggest_ms": None if cost is None else cost["median_ms"],
+        }
+    return figures
 
 
-def _check_tests(tests: dict[str, Any], where: str, methods: list[str]) -> None:
-    _require(tests, ("blocks", "over", "friedman", "nemenyi", "wilcoxon_holm", "wins_ties_losses"), where)
-    if tests["over"] not in ("tasks", "groups"):
-        raise InputError(f"{where}: 'over' must be 'tasks' or 'groups'")
-    _numbers([tests["blocks"]], 1, 1.0, 1e15, f"{where}: 'blocks'")
-    friedman = _mapping(tests["friedman"], f"{where}: 'friedman'")
-    _require(friedman, ("statistic", "p_value", "reason"), f"{where}: 'friedman'")
-    if friedman["p_value"] is not None:
-        _numbers([friedman["p_value"]], 1, 0.0, 1.0, f"{where}: 'friedman'")
-    pairs = [(a, b) for a in methods for b in methods if a != b]
-    for key in ("nemenyi", "wilcoxon_holm"):
-        result = _mapping(tests[key], f"{where}: {key!r}")
-        _require(result, ("p_values", "reason"), f"{where}: {key!r}")
-        if result["p_values"] is not None:
-            values = [_entry(result["p_values"], a, b, f"{where}: {key!r}") for a, b in pairs]
-            _numbers(values, len(pairs), 0.0, 1.0, f"{where}: {key!r}")
-    for a, b in pairs:
-        counts = _entry(tests["wins_ties_losses"], a, b, f"{where}: 'wins_ties_losses'")
-        _numbers(counts, 3, 0.0, 1e15, f"{where}: 'wins_ties_losses'")
+def _tests(
+    comparison: Comparison, means: np.ndarray, groups: list[str] | None, resamples: int, seed: int
+) -> dict[str, Any]:
+    """What the intervals are, and all tests at the last trial and on the mean over trials."""
+    answer: dict[str, Any] = {
+        "interval": {
+            "kind": "percentile bootstrap of the mean",
+            "over": "tasks" if groups is None else "groups",
+            "level": LEVEL,
+            "resamples": resamples,
+            "seed": seed,
+        }
+    }
+    last = (means[:, :, -1], [regret[:, :, -1] for regret in comparison.regret])
+    average = (means.mean(axis=2), [regret.mean(axis=2) for regret in comparison.regret])
+    for key, (losses, runs) in (("last_trial", last), ("trial_mean", average)):
+        answer[key] = rank_tests(comparison.methods, losses, groups, runs, resamples, seed)
+    return answer
 
 
-def _entry(table: object, first: str, second: str, where: str) -> Any:
-    """`table[first][second]` of a nested mapping over pairs of methods."""
-    row = _mapping(table, where).get(first)
-    if not isinstance(row, dict) or second not in row:
-        raise InputError(f"{where}: the pair {first!r}, {second!r} is missing")
-    return row[second]
+def _by_collection(comparison: Comparison, means: np.ndarray, ranks: np.ndarray) -> dict[str, Any]:
+    """Figures of each of several collections, and their mean; nothing for one collection."""
+    homes = [collection for collection, _ in comparison.tasks]
+    collections = sorted(set(homes))
+    if len(collections) < 2:
+        return {}
+    rows = [[row for row, home in enumerate(homes) if home == name] for name in collections]
+    curves = np.stack([[values[:, part].mean(axis=1) for values in (means, ranks)] for part in rows])
+
+    def by_method(pair: np.ndarray) -> dict[str, Any]:  # [2, M, T]
+        return {
+            name: {"normalized_regret": pair[0, index].tolist(), "rank": pair[1, index].tolist()}
+            for index, name in enumerate(comparison.methods)
+        }
+
+    parts = {
+        name: {"tasks": len(part), "methods": by_method(pair)}
+        for name, part, pair in zip(collections, rows, curves, strict=True)
+    }
+    return {"collections": parts, "macro": by_method(curves.mean(axis=0))}
 
 
-def _numbers(values: object, length: int, low: float, high: float, where: str) -> list[float]:
-    """`values` if it is a list of `length` numbers within the bounds (to 1e-9, rounding)."""
-    if not isinstance(values, list) or len(values) != length:
-        raise InputError(f"{where} must be a list of {length} numbers")
-    for value in values:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not low - 1e-9 <= value <= high + 1e-9:
-            raise InputError(f"{where} holds {str(value)[:40]}, expected numbers from {low:g} to {high:g}")
-    return values
+def _checked_failures(failures: Sequence[Mapping[str, Any]], comparison: Comparison) -> list[dict[str, Any]]:
+    """Failures with plain one-line reasons, in order of method, task, seed and trial."""
+    records = []
+    for failure in failures:
+        missing = [key for key in FAILURE_KEYS if key not in failure]
+        if missing:
+            raise InputError(f"a failure lacks {missing[0]!r}: give {', '.join(FAILURE_KEYS)}")
+        record = {key: failure[key] for key in FAILURE_KEYS}
+        if record["method"] not in comparison.methods:
+            raise InputError(
+                f"a failure of {str(record['method'])[:60]!r}: no such method in the trajectories"
+            )
+        record["seed"], record["trial"] = int(record["seed"]), int(record["trial"])
+        record["reason"] = _one_line(str(record["reason"]), MAX_REASON_LENGTH)
+        records.append(record)
+    place = {name: index for index, name in enumerate(comparison.methods)}
+    return sorted(
+        records, key=lambda one: (place[one["method"]], str(one["task"]), one["seed"], one["trial"])
+    )
 
 
-def _mapping(value: object, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{where} must be a JSON object")
-    return value
+def _plain(value: Any) -> Any:
+    """Nested data with every text on one printable line, so that no odd path or version spoils a summary."""
+    if isinstance(value, str):
+        return _one_line(value, MAX_TEXT_LENGTH)
+    if isinstance(value, Mapping):
+        return {_one_line(str(key), MAX_TEXT_LENGTH): _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _require(mapping: dict[str, Any], keys: Sequence[str], where: str) -> None:
-    for key in keys:
-        if key not in mapping:
-            raise InputError(f"{where}: the key {key!r} is missing")
+def _one_line(text: str, longest: int) -> str:
+    line = "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in " ".join(text.split())
+    )
+    return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
 def _group_names(comparison: Comparison, groups: Mapping[str, str] | None) -> list[str] | None:
