@@ -7,7 +7,7 @@ from hyprl_jax.surfaces.collection import Collection, CollectionInfo, Objective,
 from hyprl_jax.surfaces.describe import describe, list_collections
 from hyprl_jax.surfaces.importers import SOURCES, import_collection
 from hyprl_jax.surfaces.reading import find_collection, read_collection
-from hyprl_jax.surfaces.splits import Split, make_split, number_of_folds
+from hyprl_jax.surfaces.splits import Split, make_split, number_of_folds, restrict
 from hyprl_jax.surfaces.tables import TaskTables, load_tables, task_tables
 from hyprl_jax.surfaces.validate import validate_path
 from hyprl_jax.surfaces.writing import write_collection
@@ -29,6 +29,7 @@ __all__ = [
     "make_split",
     "number_of_folds",
     "read_collection",
+    "restrict",
     "task_tables",
     "validate_path",
     "write_collection",

@@ -6,12 +6,18 @@ is the same on every machine, with every version of every library, in every lang
 
 Names: `loo` (fold K tests the K-th group in sorted order); `kfold5`, or any `kfoldN` (fold K tests the K-th
 of N parts of about equally many tasks); `kfold5:SEED` (another shuffle; `kfold5` is `kfold5:0`);
-`holdout:N:SEED` (N test tasks, fewer where whole groups do not add up, drawn by the seed); or the path of a
-JSON file `{"train": [...], "validation": [...], "test": [...]}`, where validation may be left out.
+`holdout:N:SEED` (N test tasks, fewer where whole groups do not add up, drawn by the seed); the published
+splits `metabo`, `metabo:published` and `hpob` (see `surfaces.protocols`); or the path of a JSON file
+`{"train": [...], "validation": [...], "test": [...], "config_ids": [...]}`, where validation and config_ids
+may be left out.
+
+A split may be about some of the configurations only (`config_ids`): `restrict` gives the tables without the
+others, whose best and worst values are those of the subset.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -20,25 +26,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hyprl_jax.errors import InputError
+from hyprl_jax.surfaces.protocols import PROTOCOLS, Sides, published_sides
 from hyprl_jax.surfaces.tables import TaskTables
 
 MAX_SPLIT_BYTES = 16 * 2**20
 _KFOLD = re.compile(r"kfold(\d{1,4})(?::(\d{1,18}))?")
 _HOLDOUT = re.compile(r"holdout:(\d{1,9}):(\d{1,18})")
 
-__all__ = ["Split", "make_split", "number_of_folds"]
+__all__ = ["Split", "make_split", "number_of_folds", "restrict"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Task names of the three sides, each in the order of the collection."""
+    """Task names of the three sides, each in the order of the collection.
+
+    `config_ids`, in the order of the collection too, are the configurations it is about, None for all;
+    `note` says in words what a reader of results must know about the split, and is mostly empty.
+    """
 
     name: str
     fold: int
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    config_ids: tuple[int, ...] | None = None
+    note: str = ""
 
 
 def make_split(
@@ -63,22 +78,53 @@ def make_split(
     folds = number_of_folds(tables, name)
     if not 0 <= fold < folds:
         raise InputError(f"split '{name}' has the folds 0 to {folds - 1}; there is no fold {fold}")
-    if _is_generated(name):
-        held_out = _test_groups(tables, name, fold)
-        test = {task for task, group in zip(tables.tasks, tables.groups, strict=True) if group in held_out}
-        sides: dict[str, set[str]] = {"train": set(tables.tasks) - test, "validation": set(), "test": test}
-        key, given = f"{name}|{fold}|{seed}", False
-    else:
-        sides, given = _file_sides(tables, Path(name))
-        key = f"{'|'.join(sorted(sides['test']))}|{seed}"
-    if not given and validation_fraction > 0:
-        sides["validation"] = _validation(tables, sides["train"], validation_fraction, key)
-        sides["train"] -= sides["validation"]
-    ordered = {side: tuple(task for task in tables.tasks if task in names) for side, names in sides.items()}
-    for side in ("train", "test"):
-        if not ordered[side]:
+    sides, key = _sides(tables, name, fold)
+    train, validation = sides.train, sides.validation or frozenset()
+    if sides.validation is None and validation_fraction > 0:
+        validation = _validation(tables, train, validation_fraction, f"{key}|{seed}")
+        train -= validation
+    for side, names in (("train", train), ("test", sides.test)):
+        if not names:
             raise InputError(f"split '{name}', fold {fold}, leaves no task on the {side} side")
-    return Split(name, fold, **ordered)
+    ordered = {
+        side: tuple(task for task in tables.tasks if task in names)
+        for side, names in (("train", train), ("validation", validation), ("test", sides.test))
+    }
+    return Split(name, fold, **ordered, config_ids=sides.config_ids, note=sides.note)
+
+
+def restrict(tables: TaskTables, split: Split) -> TaskTables:
+    """The tables with the configurations of a split only, in their order; the same tables if it has all.
+
+    They have a content hash of their own, since what is best, worst and where it stands is different. Tasks
+    on no side of the split that have no value left are left out.
+
+    Raises:
+        InputError: a configuration that the tables do not have, or a task of the split without a value.
+    """
+    if split.config_ids is None:
+        return tables
+    columns = np.isin(tables.config_ids, split.config_ids)
+    if columns.sum() != len(split.config_ids):
+        raise InputError(
+            f"split '{split.name}' names configurations that collection '{tables.collection}' does not have"
+        )
+    valued = ~np.isnan(tables.objective[:, columns]).all(axis=1)
+    for task, some in zip(tables.tasks, valued, strict=True):
+        if not some and task in {*split.train, *split.validation, *split.test}:
+            raise InputError(f"split '{split.name}': task '{task}' has no value for any of its config_ids")
+    chosen = hashlib.sha256(f"{tables.content_hash}|{tables.config_ids[columns].tolist()}".encode())
+    return dataclasses.replace(
+        tables,
+        content_hash=chosen.hexdigest(),
+        tasks=tuple(task for task, some in zip(tables.tasks, valued, strict=True) if some),
+        groups=tuple(group for group, some in zip(tables.groups, valued, strict=True) if some),
+        config_ids=tables.config_ids[columns],
+        encodings=tables.encodings[columns],
+        objective=tables.objective[valued][:, columns],
+        cost=tables.cost[valued][:, columns],
+        metafeatures=tables.metafeatures[valued],
+    )
 
 
 def number_of_folds(tables: TaskTables, name: str) -> int:
@@ -94,11 +140,28 @@ def number_of_folds(tables: TaskTables, name: str) -> int:
         if not 2 <= folds <= groups:
             raise InputError(f"split '{name}' needs 2 to {groups} folds: this collection has {groups} groups")
         return folds
-    if _HOLDOUT.fullmatch(name) or Path(name).is_file():
+    if name in PROTOCOLS or _HOLDOUT.fullmatch(name) or Path(name).is_file():
         return 1
     raise InputError(
-        f"there is no split '{name}'; use loo, kfold5, kfold5:SEED, holdout:N:SEED or the path of a JSON file"
+        f"there is no split '{name}'; use loo, kfold5, kfold5:SEED, holdout:N:SEED, {', '.join(PROTOCOLS)} "
+        "or the path of a JSON file"
     )
+
+
+def _sides(tables: TaskTables, name: str, fold: int) -> tuple[Sides, str]:
+    """The sides of a fold, and the text that its validation tasks are drawn by."""
+    if _is_generated(name):
+        held_out = _test_groups(tables, name, fold)
+        tested = zip(tables.tasks, tables.groups, strict=True)
+        test = frozenset(task for task, group in tested if group in held_out)
+        return Sides(frozenset(tables.tasks) - test, None, test), f"{name}|{fold}"
+    if name in PROTOCOLS:
+        sides = published_sides(tables, name)
+    else:
+        sides = _file_sides(tables, Path(name))
+    if name != "metabo:published":
+        _check_groups(tables, sides, name)
+    return sides, "|".join(sorted(sides.test))
 
 
 def _is_generated(name: str) -> bool:
@@ -157,7 +220,7 @@ def _choose(order: list[str], sizes: dict[str, int], wanted: int) -> set[str]:
     return chosen
 
 
-def _validation(tables: TaskTables, train: set[str], fraction: float, key: str) -> set[str]:
+def _validation(tables: TaskTables, train: frozenset[str], fraction: float, key: str) -> frozenset[str]:
     """Tasks of whole groups, about `fraction` of the training tasks, at least one group and never all of
     them.
     """
@@ -170,21 +233,24 @@ def _validation(tables: TaskTables, train: set[str], fraction: float, key: str) 
     }
     if len(chosen) == len(sizes):
         chosen.discard(next(group for group in reversed(order) if group in chosen))
-    return {
+    return frozenset(
         task
         for task, group in zip(tables.tasks, tables.groups, strict=True)
         if group in chosen and task in train
-    }
+    )
 
 
-def _file_sides(tables: TaskTables, path: Path) -> tuple[dict[str, set[str]], bool]:
-    """The sides in a split file, checked, and whether it gives the validation side itself."""
+def _file_sides(tables: TaskTables, path: Path) -> Sides:
+    """The sides in a split file, checked but for groups."""
     data = _read_json(path)
-    if not isinstance(data, dict) or not {"train", "test"} <= set(data) <= {"train", "validation", "test"}:
-        raise InputError(f"{path}: must be an object with 'train', 'test' and, if wanted, 'validation'")
-    known = dict(zip(tables.tasks, tables.groups, strict=True))
-    sides: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+    allowed = {"train", "validation", "test", "config_ids"}
+    if not isinstance(data, dict) or not {"train", "test"} <= set(data) <= allowed:
+        raise InputError(
+            f"{path}: must be an object with 'train', 'test' and, if wanted, 'validation' and 'config_ids'"
+        )
+    config_ids = _file_configurations(tables, path, data.pop("config_ids", None))
     side_of: dict[str, str] = {}
+    known = set(tables.tasks)
     for side, tasks in data.items():
         if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
             raise InputError(f"{path}: '{side}' must be a list of task names")
@@ -194,16 +260,36 @@ def _file_sides(tables: TaskTables, path: Path) -> tuple[dict[str, set[str]], bo
             if task in side_of:
                 raise InputError(f"{path}: task '{task}' stands in '{side_of[task]}' and again in '{side}'")
             side_of[task] = side
-            sides[side].add(task)
+    validation = frozenset(data["validation"]) if "validation" in data else None
+    return Sides(frozenset(data["train"]), validation, frozenset(data["test"]), config_ids)
+
+
+def _file_configurations(tables: TaskTables, path: Path, given: Any) -> tuple[int, ...] | None:
+    """The `config_ids` of a split file, checked, in the order of the collection."""
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(type(number) is int for number in given):
+        raise InputError(f"{path}: 'config_ids' must be a list of whole numbers")
+    unknown = set(given) - set(tables.config_ids.tolist())
+    if unknown:
+        raise InputError(f"{path}: 'config_ids' names the unknown configuration {str(min(unknown))[:40]}")
+    if len(set(given)) < max(len(given), 2):
+        raise InputError(f"{path}: 'config_ids' must be different configurations, at least 2")
+    return tuple(tables.config_ids[np.isin(tables.config_ids, given)].tolist())
+
+
+def _check_groups(tables: TaskTables, sides: Sides, name: str) -> None:
+    """InputError where tasks of one group stand on two sides."""
     side_of_group: dict[str, tuple[str, str]] = {}
-    for task, side in side_of.items():
-        other_side, other = side_of_group.setdefault(known[task], (side, task))
-        if other_side != side:
-            raise InputError(
-                f"{path}: '{other}' ({other_side}) and '{task}' ({side}) are of the group '{known[task]}', "
-                "which must stand on one side"
-            )
-    return sides, "validation" in data
+    group_of = dict(zip(tables.tasks, tables.groups, strict=True))
+    for side in ("train", "validation", "test"):
+        for task in sorted(getattr(sides, side) or ()):
+            other_side, other = side_of_group.setdefault(group_of[task], (side, task))
+            if other_side != side:
+                raise InputError(
+                    f"{name}: '{other}' ({other_side}) and '{task}' ({side}) are of the group "
+                    f"'{group_of[task]}', which must stand on one side"
+                )
 
 
 def _read_json(path: Path) -> Any:
