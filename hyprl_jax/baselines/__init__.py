@@ -6,7 +6,7 @@ know of earlier tasks is what a policy knows at test time: the training and vali
 - `random`: uniformly among the untried configurations.
 - `mean_list`: configurations by their mean normalised score over the known tasks.
 - `portfolio`: the greedy portfolio: next is the configuration that most improves the mean, over the known
-tasks, of the
+  tasks, of the
   best score reached so far; when nothing improves, the mean decides.
 - `gp_ei`: expected improvement under a Gaussian process that knows no other task.
 - `prior_ei`: expected improvement under the process with mean and covariance learned from the known tasks.
@@ -15,32 +15,19 @@ tasks, of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax.baselines.baseline import Baseline
 from hyprl_jax.baselines.cold import cold_memory, cold_player
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Task
 from hyprl_jax.errors import InputError
 from hyprl_jax.players import score_player
-from hyprl_jax.rollout import Act, Background, View
-
-
-class Baseline(NamedTuple):
-    """A player and what it needs."""
-
-    act: Act
-    memory: Callable[[Background, Task, EnvConfig, Any], Any]
-    """`memory(shared, task, config, prepared)` before the first trial of an episode."""
-    stochastic: bool
-    """Draws random numbers: to be played with several seeds."""
-    beliefs: SurrogateConfig
-    prepare: Callable[[SurfaceBank, Fold, EnvConfig], Any] | None = None
-    """What is learned from a fold's known tasks, once for all episodes of the fold: a pytree of arrays."""
+from hyprl_jax.rollout import Background, View
 
 
 def _nothing(shared: Background, task: Task, config: EnvConfig, prepared: Any) -> None:
@@ -72,12 +59,8 @@ def _start(view: View, key: jax.Array) -> jax.Array:
     return view.acquired.acquisition
 
 
-def make_baseline(name: str, beliefs: SurrogateConfig | None = None) -> Baseline:
-    """The baseline called `name`; InputError for an unknown name.
-
-    `beliefs` configures the surrogate of `prior_ei` and `start` (defaults otherwise).
-    """
-    learned = beliefs or SurrogateConfig()
+def _simple(name: str, learned: SurrogateConfig) -> Baseline:
+    """The baselines of this module."""
     table = {
         "random": Baseline(score_player(_random), _nothing, True, learned),
         "mean_list": Baseline(score_player(_mean_list), _nothing, False, learned),
@@ -86,10 +69,39 @@ def make_baseline(name: str, beliefs: SurrogateConfig | None = None) -> Baseline
         "prior_ei": Baseline(score_player(_prior_ei), _nothing, False, learned),
         "start": Baseline(score_player(_start), _nothing, False, learned),
     }
-    if name not in table:
-        raise InputError(f"unknown method {name!r}: use policy, policy_ensemble, {', '.join(table)}")
     return table[name]
 
 
 BASELINES = ("random", "mean_list", "portfolio", "gp_ei", "prior_ei")
 """The methods that every evaluation is compared with."""
+
+TRANSFER = {
+    "tst_r": "two_stage:TST_R",
+    "tst_m": "two_stage:TST_M",
+    "taf_r": "two_stage:TAF_R",
+    "rgpe": "ensembles:RGPE",
+    "ablr": "learned:ABLR",
+    "fsbo": "learned:FSBO",
+    "hyperbo": "learned:HYPERBO",
+    "fmlp": "learned:FMLP",
+}
+"""Published methods that learn from the known tasks: name -> where its baseline is, imported when needed."""
+
+DEVICE_BASELINES = (*BASELINES, "start", *TRANSFER)
+"""All methods without a policy that are played on the device."""
+
+
+def make_baseline(name: str, beliefs: SurrogateConfig | None = None) -> Baseline:
+    """The baseline called `name`; InputError for an unknown name.
+
+    `beliefs` configures the surrogate of `prior_ei` and `start` (defaults otherwise).
+    """
+    if name not in DEVICE_BASELINES:
+        raise InputError(
+            f"unknown method {name!r}: use policy, policy_ensemble, {', '.join(DEVICE_BASELINES)}"
+        )
+    if name in TRANSFER:
+        module, _, attribute = TRANSFER[name].partition(":")
+        baseline: Baseline = getattr(import_module(f"hyprl_jax.baselines.{module}"), attribute)
+        return baseline
+    return _simple(name, beliefs or SurrogateConfig())

@@ -23,12 +23,12 @@ from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation import programs
 from hyprl_jax.evaluation.programs import Placed
-from hyprl_jax.evaluation.protocol import Played
+from hyprl_jax.evaluation.protocol import NOTHING_LEFT, Failure, Played
 from hyprl_jax.policies import TrainedPolicy, load_policy
 from hyprl_jax.surfaces import Split, TaskTables
 
 _LEARNED = {"prior_ei": False, "start": True}  # numbers learned like those of a policy: with retrieval?
-_POLICIES = ("policy", "policy_ensemble")
+POLICIES = ("policy", "policy_ensemble")
 
 
 def play_methods(
@@ -37,7 +37,7 @@ def play_methods(
     split: Split,
     trials: int,
     seeds: Sequence[int],
-    run: Path | None = None,
+    run: Path | TrainedPolicy | None = None,
     starts: np.ndarray | None = None,
 ) -> list[Played]:
     """What each method does on the test tasks of `split`, in the order of `methods`.
@@ -50,16 +50,19 @@ def play_methods(
     With `starts [D, S, I]`, columns of the tables that every run tests first for each of the D test tasks
     and S seeds, all methods play every seed once, and the training seeds of a policy take turns.
 
+    A method that raises anything but InputError, as for want of memory, has failed on all of the tasks at
+    their first trial, and the others go on.
+
     Raises InputError for an unknown method, a policy without a run, or test tasks that the policy was
     trained on.
     """
     if trials < 1:
         raise InputError(f"{trials} trials: give at least 1")
     policy = None
-    if any(method in _POLICIES for method in methods):
+    if any(method in POLICIES for method in methods):
         if run is None:
             raise InputError("the method 'policy' needs a run: name its folder")
-        policy = load_policy(run)
+        policy = run if isinstance(run, TrainedPolicy) else load_policy(run)
     beliefs = policy.config.surrogate if policy is not None else SurrogateConfig()
     seeds = tuple(seeds) if starts is not None else paired_seeds(tuple(seeds), policy)
     _check_starts(starts, (len(split.test), len(seeds)), trials)
@@ -69,12 +72,27 @@ def play_methods(
     placed = (jax.tree.map(jnp.asarray, bank), jax.tree.map(jnp.asarray, fold))
     results = []
     for method in methods:
-        if method in _POLICIES:
-            assert policy is not None
-            results.append(_play_policy(method, policy, tables, split, placed, rows, trials, seeds, starts))
-        else:
-            results.append(_play_baseline(method, beliefs, placed, rows, trials, seeds, starts))
+        try:
+            if policy is not None and method in POLICIES:
+                played = _play_policy(method, policy, tables, split, placed, rows, trials, seeds, starts)
+            else:
+                played = _play_baseline(method, beliefs, placed, rows, trials, seeds, starts)
+        except InputError:
+            raise
+        except Exception as error:
+            played = _failed(method, split.test, seeds, trials, error)
+        results.append(played)
     return results
+
+
+def _failed(
+    method: str, tasks: Sequence[str], seeds: tuple[int, ...], trials: int, error: Exception
+) -> Played:
+    """A method that broke down before it had played anything."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    failures = tuple(Failure(task, seed, 1, reason) for task in tasks for seed in seeds)
+    actions = np.full((len(tasks), len(seeds), trials), NOTHING_LEFT, np.int64)
+    return Played(method, actions, seeds, failures=failures)
 
 
 def paired_seeds(seeds: tuple[int, ...], policy: TrainedPolicy | None) -> tuple[int, ...]:
