@@ -15,8 +15,10 @@ from hyprl_jax.evaluation.metrics import (
     average_ranks,
     incumbent_curve,
     normalized_regret,
+    probability_of_improvement,
     table_bounds,
     time_to_target,
+    trials_to_target,
     wins_ties_losses,
 )
 
@@ -130,6 +132,24 @@ def test_rounding_is_a_tie() -> None:
 def test_time_to_target_counts_from_one() -> None:
     regret = np.array([[0.5, 0.1, 0.0], [0.05, 0.05, 0.05], [0.9, 0.8, 0.7]])
     np.testing.assert_array_equal(time_to_target(regret, 0.1), [2.0, 1.0, np.inf])
+
+
+@given(arrays(2, st.sampled_from([0.0, 0.1, 0.2, 0.5])), st.sampled_from([0.0, 0.1, 0.3]))
+def test_trials_to_target_is_when_half_of_the_runs_are_there(regret: np.ndarray, target: float) -> None:
+    regret = np.minimum.accumulate(regret, axis=-1)
+    there = [sum(run[trial] <= target for run in regret) / len(regret) for trial in range(regret.shape[1])]
+    half = next((trial + 1 for trial, share in enumerate(there) if share >= 0.5), None)
+    assert trials_to_target(regret, target) == (pytest.approx(there[-1]), half)
+
+
+@given(arrays(1), arrays(1))
+def test_probability_of_improvement_counts_every_pair_of_runs(own: np.ndarray, other: np.ndarray) -> None:
+    counts = [1.0 if a < b else 0.5 if a == b else 0.0 for a in own for b in other]
+    found = probability_of_improvement(own, other)
+    assert found == pytest.approx(sum(counts) / len(counts))
+    assert found + probability_of_improvement(other, own) == 1.0
+    stacked = probability_of_improvement(np.stack([own, own]), np.stack([other, other - 100.0]))
+    np.testing.assert_allclose(stacked, [found, 0.0])
 
 
 def test_unknown_direction_is_the_users_mistake() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import warnings
 from typing import Any
 
 import numpy as np
@@ -108,27 +107,39 @@ def losses(seed: int, methods: int, tasks: int) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize(("methods", "tasks"), [(3, 5), (5, 12), (8, 60)])
-def test_friedman_is_that_of_scipy(methods: int, tasks: int) -> None:
-    table = losses(0, methods, tasks)
-    expected = stats.friedmanchisquare(*table)
-    found = friedman(average_ranks(table))
-    assert found["statistic"] == pytest.approx(expected.statistic, rel=1e-9)
-    assert found["p_value"] == pytest.approx(expected.pvalue, rel=1e-9)
+SIZES = pytest.mark.parametrize(("methods", "tasks"), [(3, 5), (5, 12), (8, 60)])
+
+
+@SIZES
+def test_friedman_is_the_formula_with_its_correction_for_ties(methods: int, tasks: int) -> None:
+    """Conover 1999, "Practical Nonparametric Statistics", 5.8."""
+    ranks = stats.rankdata(losses(0, methods, tasks), axis=0)
+    middle = (methods + 1) / 2
+    between = sum((row.sum() - tasks * middle) ** 2 for row in ranks)
+    statistic = (methods - 1) * between / ((ranks - middle) ** 2).sum()
+    found = friedman(average_ranks(losses(0, methods, tasks)))
+    assert found["statistic"] == pytest.approx(statistic, rel=1e-9)
+    assert found["p_value"] == pytest.approx(stats.chi2.sf(statistic, methods - 1), rel=1e-9)
     assert found["reason"] is None
 
 
-@pytest.mark.parametrize(("methods", "tasks"), [(3, 5), (5, 12), (8, 60)])
-def test_pairwise_tests_are_those_of_scikit_posthocs(methods: int, tasks: int) -> None:
-    tied = losses(1, methods, tasks)
-    smooth = np.random.default_rng(1).random((methods, tasks)) + 0.1 * np.arange(methods)[:, None]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import scikit_posthocs
+@SIZES
+def test_nemenyi_is_the_studentized_range_of_mean_ranks(methods: int, tasks: int) -> None:
+    table = losses(1, methods, tasks)
+    mean = stats.rankdata(table, axis=0).mean(axis=1)
+    scale = np.sqrt(methods * (methods + 1) / (12 * tasks))
+    distance = np.abs(mean[:, None] - mean[None, :]) / scale
+    expected = stats.studentized_range.sf(distance, methods, np.inf)
+    np.testing.assert_allclose(nemenyi(average_ranks(table))[0], expected, rtol=0, atol=1e-12)
 
-        by_rank = scikit_posthocs.posthoc_nemenyi_friedman(tied.T).to_numpy()
-        by_pair = scikit_posthocs.posthoc_wilcoxon(list(smooth), p_adjust="holm").to_numpy()
-    np.testing.assert_allclose(nemenyi(average_ranks(tied))[0], by_rank, atol=1e-6)
+
+@SIZES
+def test_pairwise_tests_are_those_of_scikit_posthocs(methods: int, tasks: int) -> None:
+    """Where nothing ties: there it leaves the exact distribution."""
+    import scikit_posthocs
+
+    smooth = np.random.default_rng(1).random((methods, tasks)) + 0.1 * np.arange(methods)[:, None]
+    by_pair = scikit_posthocs.posthoc_wilcoxon(list(smooth), p_adjust="holm").to_numpy()
     np.testing.assert_allclose(wilcoxon_holm(smooth)[0], by_pair, atol=1e-12)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
@@ -11,30 +10,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trajectory_examples import frame
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.evaluation import COLUMNS, check_summary, combine_folds, compare, summarize
+from hyprl_jax.evaluation import check_summary, combine_folds, compare, summarize
+from hyprl_jax.evaluation.metrics import average_ranks, probability_of_improvement
+from hyprl_jax.evaluation.protocol import Failure, Played
 from hyprl_jax.evaluation.statistics import bootstrap_interval
-
-
-def frame(
-    method: str,
-    seed: int,
-    tasks: int = 3,
-    seeds: tuple[int, ...] = (0, 1),
-    trials: int = 4,
-    first_task: int = 0,
-) -> pd.DataFrame:
-    """Falling curves with ties between methods, rows shuffled."""
-    rng = np.random.default_rng(seed)
-    names = [f"t{index}" for index in range(first_task, first_task + tasks)]
-    index = pd.MultiIndex.from_product([names, seeds, range(1, trials + 1)], names=["task", "seed", "trial"])
-    drawn = rng.integers(0, 9, (tasks * len(seeds), trials)) / 8
-    regret = np.minimum.accumulate(drawn, axis=1).ravel()
-    rows = index.to_frame(index=False).assign(method=method, collection="c", normalized_regret=regret)
-    rows = rows.assign(config_id=7, objective=regret, incumbent=regret, cost=np.nan)
-    rows = rows.assign(suggest_seconds=rng.random(len(rows)))
-    return rows.sample(frac=1.0, random_state=seed)[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
+from hyprl_jax.evaluation.summary import failure_records
 
 
 def loop_summary(rows: pd.DataFrame, trials: int) -> dict[str, tuple[list[float], list[float]]]:
@@ -90,7 +73,19 @@ def test_schema_is_complete_and_json() -> None:
         keys = ["normalized_regret", "rank", "ci95", "rank_ci95", "targets", "suggest", "suggest_ms"]
         assert list(figures) == keys
         assert figures["suggest_ms"] == pytest.approx(part["suggest_seconds"].median() * 1e3)
-    assert set(summary["tests"]) == {"interval", "last_trial", "trial_mean"}
+    assert list(summary["tests"]) == ["interval", "last_trial", "trial_mean"]
+    assert list(summary["tests"]["last_trial"]) == [
+        "blocks",
+        "over",
+        "friedman",
+        "nemenyi",
+        "critical_difference",
+        "wilcoxon_holm",
+        "wins_ties_losses",
+        "probability_of_improvement",
+        "probability_of_improvement_ci95",
+        "difference_to_best",
+    ]
     assert check_summary(json.loads(json.dumps(summary, allow_nan=False))) == summary
 
 
@@ -115,9 +110,110 @@ def test_row_order_and_method_split_do_not_matter() -> None:
     assert summarize(frames) == summarize(frames)
 
 
+def test_rank_intervals_are_over_tasks_with_seeds_averaged() -> None:
+    parts = [frame("a", 1, tasks=5), frame("b", 2, tasks=5, seeds=(0,))]
+    ranks = average_ranks(compare(parts).stacked()).mean(axis=2)  # [M, D, T]
+    for index, figures in enumerate(summarize(parts, resamples=200)["methods"].values()):
+        np.testing.assert_allclose(figures["rank"], ranks[index].mean(axis=0), atol=1e-12)
+        expected = bootstrap_interval(ranks[index], resamples=200)
+        np.testing.assert_allclose(figures["rank_ci95"], expected, atol=1e-12)
+
+
+def test_targets_count_runs() -> None:
+    part = frame("a", 1, tasks=2).sort_values(["task", "seed", "trial"])
+    curves = [[0.5, 0.1, 0.0, 0.0], [0.02, 0.02, 0.02, 0.02], [0.9, 0.9, 0.9, 0.06], [0.3, 0.2, 0.2, 0.2]]
+    targets = summarize(part.assign(normalized_regret=np.ravel(curves)))["methods"]["a"]["targets"]
+    assert targets == {
+        "0.1": {"reached": 0.75, "trials": 2},
+        "0.05": {"reached": 0.5, "trials": 3},
+        "0.01": {"reached": 0.25, "trials": None},
+    }
+
+
+def test_cost_of_suggestions() -> None:
+    part = frame("a", 1)
+    seconds = part["suggest_seconds"].to_numpy(copy=True)
+    seconds[:5] = np.nan
+    figures = summarize(part.assign(suggest_seconds=seconds))["methods"]["a"]
+    assert figures["suggest"]["median_ms"] == figures["suggest_ms"]
+    assert figures["suggest"]["median_ms"] == pytest.approx(np.median(seconds[5:]) * 1e3)
+    assert figures["suggest"]["p95_ms"] == pytest.approx(np.percentile(seconds[5:], 95) * 1e3)
+    assert figures["suggest"]["total_seconds"] == pytest.approx(seconds[5:].sum())
+
+
 def test_speed_is_null_where_it_was_not_measured() -> None:
-    part = frame("a", 1).assign(suggest_seconds=np.nan)
-    assert summarize(part)["methods"]["a"]["suggest_ms"] is None
+    figures = summarize(frame("a", 1).assign(suggest_seconds=np.nan))["methods"]["a"]
+    assert figures["suggest_ms"] is None
+    assert figures["suggest"] is None
+
+
+def test_tests_see_single_runs_for_the_probability_of_improvement() -> None:
+    parts = [frame("a", 1, tasks=4), frame("b", 2, tasks=4)]
+    a, b = compare(parts).regret
+    for key, losses in (("last_trial", (a[:, :, -1], b[:, :, -1])), ("trial_mean", (a.mean(2), b.mean(2)))):
+        expected = np.mean(probability_of_improvement(*losses))
+        found = summarize(parts)["tests"][key]["probability_of_improvement"]["a"]["b"]
+        assert found == pytest.approx(expected)
+
+
+def test_collections_are_shown_one_by_one_and_with_equal_weight() -> None:
+    """Pooled, every task counts once; in `macro`, every collection."""
+    first = [frame("a", 1, tasks=2), frame("b", 2, tasks=2)]
+    second = [part.assign(collection="d") for part in (frame("a", 3, tasks=4), frame("b", 4, tasks=4))]
+    summary = summarize([*first, *second])
+    assert {name: part["tasks"] for name, part in summary["collections"].items()} == {"c": 2, "d": 4}
+    for key in ("normalized_regret", "rank"):
+        parts = [np.array(summarize(frames)["methods"]["a"][key]) for frames in (first, second)]
+        for found, expected in zip(summary["collections"].values(), parts, strict=True):
+            np.testing.assert_allclose(found["methods"]["a"][key], expected, atol=1e-12)
+        np.testing.assert_allclose(summary["macro"]["a"][key], (parts[0] + parts[1]) / 2, atol=1e-12)
+        pooled = (2 * parts[0] + 4 * parts[1]) / 6
+        np.testing.assert_allclose(summary["methods"]["a"][key], pooled, atol=1e-12)
+    assert "collections" not in summarize(first)
+    assert "macro" not in summarize(first)
+
+
+def test_failures_are_written_down_in_order_on_one_line_each() -> None:
+    failure = {"method": "a", "task": "t1", "seed": np.int64(1), "trial": 2, "reason": "boom\n  at\x00 once"}
+    later = {"method": "b", "task": "t0", "seed": 0, "trial": 1, "reason": "x" * 1000}
+    parts = [frame("a", 1), frame("b", 2)]
+    found = summarize(parts, failures=[later, failure])["failures"]
+    assert found[0] == {**failure, "seed": 1, "reason": "boom at\N{REPLACEMENT CHARACTER} once"}
+    assert found[1]["method"] == "b"
+    assert len(found[1]["reason"]) == 300
+    assert json.loads(json.dumps(found)) == found
+    assert summarize(parts, failures=[])["failures"] == []
+    assert combine_folds([pd.concat(parts)], failures=[failure])["failures"] == found[:1]
+    with pytest.raises(InputError, match="no such method"):
+        summarize(parts, failures=[{**failure, "method": "c"}])
+    with pytest.raises(InputError, match="lacks 'trial'"):
+        summarize(parts, failures=[{"method": "a", "task": "t1", "seed": 1, "reason": ""}])
+    with pytest.raises(InputError, match="'trial' must be from 1 to 4"):
+        summarize(parts, failures=[{**failure, "trial": 5}])
+
+
+def test_failures_of_what_was_played_become_records() -> None:
+    failure = Failure("t1", 3, 2, "raised")
+    played = [
+        Played("a", np.zeros((1, 1, 1), int), (3,)),
+        Played("b", np.zeros(0), (3,), failures=(failure,)),
+    ]
+    expected = {"method": "b", "task": "t1", "seed": 3, "trial": 2, "reason": "raised"}
+    assert failure_records(played) == [expected]
+
+
+def test_provenance_is_written_down() -> None:
+    provenance = {
+        "command": "evaluate\t--methods a",
+        "versions": {"jax": "0.10.2"},
+        "collections": {"c": "abc"},
+        "seeds": (0, 1),
+        "starts": None,
+        "machine": "two cores",
+    }
+    found = summarize(frame("a", 1), provenance=provenance)["provenance"]
+    assert found == {**provenance, "seeds": [0, 1], "command": "evaluate --methods a"}
+    assert "provenance" not in summarize(frame("a", 1))
 
 
 def test_folds_are_pooled_task_by_task() -> None:
@@ -204,91 +300,3 @@ def test_methods_keep_their_own_seeds() -> None:
     comparison = compare([frame("a", 1, seeds=(0, 1, 2)), frame("b", 2, seeds=(7,))])
     assert [cube.shape for cube in comparison.regret] == [(3, 3, 4), (3, 1, 4)]
     assert comparison.stacked().shape == (2, 3, 3, 4)
-
-
-GOOD = summarize([frame("a", 1), frame("b", 2), frame("c", 3)], split="loo")
-
-
-def broken(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    """`GOOD` with the entry at `path` replaced, or removed where `value` is `...`."""
-    summary = copy.deepcopy(GOOD)
-    place: Any = summary
-    for key in path[:-1]:
-        place = place[key]
-    if value is ...:
-        del place[path[-1]]
-    else:
-        place[path[-1]] = value
-    return summary
-
-
-@pytest.mark.parametrize("key", list(GOOD))
-def test_missing_keys_are_named(key: str) -> None:
-    with pytest.raises(InputError, match=f"the key '{key}' is missing"):
-        check_summary(broken((key,), ...))
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("collection",), 3),
-        (("split",), "two\nlines"),
-        (("fold",), "0"),
-        (("fold",), True),
-        (("tasks",), []),
-        (("tasks",), [1]),
-        (("trials",), 0),
-        (("trials",), 4.0),
-        (("trials",), 3),
-        (("methods",), {}),
-        (("methods",), []),
-        (("methods", "a"), None),
-        (("methods", "a", "rank"), ...),
-        (("methods", "a", "rank", 0), 9.0),
-        (("methods", "a", "normalized_regret", 1), "0.5"),
-        (("methods", "a", "normalized_regret", 1), float("nan")),
-        (("methods", "a", "normalized_regret", 1), 10**400),
-        (("methods", "a", "ci95", 0), [0.1]),
-        (("methods", "a", "ci95", 0), [1.0, 0.0]),
-        (("methods", "a", "ci95"), None),
-        (("methods", "a", "suggest_ms"), -1.0),
-        (("methods", "a", "suggest_ms"), 10**400),
-        (("tests",), None),
-        (("tests", "last_trial"), ...),
-        (("tests", "interval", "over"), "moons"),
-        (("tests", "last_trial", "friedman", "p_value"), 2.0),
-        (("tests", "last_trial", "wilcoxon_holm", "p_values", "a"), {}),
-        (("tests", "trial_mean", "nemenyi", "p_values", "a", "b"), None),
-        (("tests", "trial_mean", "wins_ties_losses", "a", "b"), [1, 2]),
-        (("tests", "trial_mean", "blocks"), 0),
-    ],
-)
-def test_damaged_summaries_are_refused(path: tuple[Any, ...], value: Any) -> None:
-    with pytest.raises(InputError, match=r"^(summary|method name)"):
-        check_summary(broken(path, value))
-
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@given(st.data(), JSON_VALUES)
-def test_any_replaced_value_is_refused_or_harmless(data: st.DataObject, value: Any) -> None:
-    """Whatever stands anywhere in the file: a clear error, or a summary that tables can be made of."""
-    from hyprl_jax.evaluation import markdown_table
-
-    summary = copy.deepcopy(GOOD)
-    place: Any = summary
-    while True:
-        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.booleans()):
-            break
-        place = place[key]
-    place[key] = value
-    try:
-        assert markdown_table(check_summary(summary))
-    except InputError as error:
-        assert "\n" not in str(error)

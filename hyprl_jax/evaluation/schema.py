@@ -199,7 +199,7 @@ def _check_failures(value: object, methods: list[str], trials: int) -> None:
 
 
 def _check_provenance(value: dict[str, Any]) -> None:
-    """Every part may be missing; what is there has its type."""
+    """Every part may be missing and plain ones may be added; what is there has its type."""
     where = "summary: 'provenance'"
     for key in ("command", "starts", "machine"):
         if value.get(key) is not None:
@@ -211,9 +211,10 @@ def _check_provenance(value: dict[str, Any]) -> None:
     seeds = value.get("seeds", [])
     if not isinstance(seeds, list) or not all(_is_whole(seed) for seed in seeds):
         raise InputError(f"{where}, 'seeds' must be a list of whole numbers")
-    unknown = sorted(set(value) - set(PROVENANCE_KEYS))
-    if unknown:
-        raise InputError(f"{where} has the unknown key {unknown[0][:40]!r}")
+    for key in sorted(set(value) - set(PROVENANCE_KEYS)):
+        _text(key, f"{where}, a key")
+        if value[key] is not None and not isinstance(value[key], bool | int | float):
+            _text(value[key], f"{where}, {key!r}")
 
 
 def _check_intervals(value: object, means: list[float], low: float, high: float, where: str) -> None:
