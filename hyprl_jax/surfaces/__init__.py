@@ -5,7 +5,7 @@ them.
 from hyprl_jax.surfaces.checks import Fault
 from hyprl_jax.surfaces.collection import Collection, CollectionInfo, Objective, Quantity
 from hyprl_jax.surfaces.describe import describe, list_collections
-from hyprl_jax.surfaces.importers import SOURCES, import_collection
+from hyprl_jax.surfaces.importers import SOURCES, import_collection, import_hpob_spaces
 from hyprl_jax.surfaces.reading import find_collection, read_collection
 from hyprl_jax.surfaces.splits import Split, make_split, number_of_folds, restrict
 from hyprl_jax.surfaces.tables import TaskTables, load_tables, task_tables
@@ -24,6 +24,7 @@ __all__ = [
     "describe",
     "find_collection",
     "import_collection",
+    "import_hpob_spaces",
     "list_collections",
     "load_tables",
     "make_split",

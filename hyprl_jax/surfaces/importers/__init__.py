@@ -17,24 +17,24 @@ from hyprl_jax.surfaces.collection import Collection
 from hyprl_jax.surfaces.importers.arlbench import import_arlbench
 from hyprl_jax.surfaces.importers.ecml2016 import import_ecml2016
 from hyprl_jax.surfaces.importers.folder import import_folder
-from hyprl_jax.surfaces.importers.hpob import import_hpob
+from hyprl_jax.surfaces.importers.hpob import import_hpob_spaces, read_hpob
 from hyprl_jax.surfaces.importers.lcbench import import_lcbench
 from hyprl_jax.surfaces.importers.nnmeta import import_nnmeta
 from hyprl_jax.surfaces.importers.table import TableOptions, import_table
 from hyprl_jax.surfaces.importers.taskset import import_taskset
 from hyprl_jax.surfaces.writing import write_collection
 
-__all__ = ["SOURCES", "Source", "import_collection"]
+__all__ = ["SOURCES", "Source", "import_collection", "import_hpob_spaces"]
 
 
 @dataclass(frozen=True)
 class Source:
     """A kind of source: what it is in words, the function `(path, **options) -> Collection`, and its
-    options.
+    options. The function may answer further text files by name with the collection, as a pair.
     """
 
     summary: str
-    read: Callable[..., Collection]
+    read: Callable[..., Collection | tuple[Collection, dict[str, str]]]
     options: tuple[str, ...]
 
 
@@ -51,7 +51,7 @@ SOURCES: dict[str, Source] = {
     "collection": Source("a collection made elsewhere (folder)", import_folder, ("name", "repair")),
     "ecml2016": Source("SVM on 50 datasets (folder or tar archive)", import_ecml2016, ("name",)),
     "hpob": Source(
-        "a search space of HPO-B (folder of JSON files, or one)", import_hpob, ("name", "space", "repair")
+        "a search space of HPO-B (folder of JSON files, or one)", read_hpob, ("name", "space", "repair")
     ),
     "hyprl-nnmeta": Source(
         "neural networks on 50 datasets (folder or tar archive)", import_nnmeta, ("name",)
@@ -97,4 +97,6 @@ def import_collection(
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already; choose another folder, remove it, or ask to overwrite it")
     options.setdefault("name", out.absolute().name)
-    return write_collection(importer.read(path, **options), out, overwrite)
+    read = importer.read(path, **options)
+    collection, further = read if isinstance(read, tuple) else (read, {})
+    return write_collection(collection, out, overwrite, further)

@@ -3,18 +3,18 @@
 JSON of the form `{space: {dataset: {"X": [[..], ..], "y": [..]}}}`: `X` holds configurations that the source
 has already encoded in [0, 1], different ones for each dataset, `y` what they reached, to be maximised (plain
 numbers, or lists of one). A folder holds up to three such files, the sides of the published split, which
-becomes the column `part` of the tasks; any other file of this form can be given by itself.
+becomes the column `part` of the tasks (and the split `hpob`); any other file of this form can be given by
+itself. Where the folder holds the published starting points too, they are kept beside the collection as
+`starts.json` (see `hpob_starts`).
 
 Configurations that are the same are one, and where a dataset has one several times these are repeats. A
 number outside [0, 1] by no more than a rounding error is set to the bound (rule `rounding-error-clipped`).
-The files are large, so they are decoded one dataset at a time, and only the wanted space is kept.
+The files are large, so they are decoded one dataset at a time, and only what is wanted is kept.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,24 @@ from hyprl_jax.errors import InputError
 from hyprl_jax.surfaces.checks import collection_faults
 from hyprl_jax.surfaces.collection import Collection, CollectionInfo, Objective, canonical
 from hyprl_jax.surfaces.importers.arrays import LARGEST
+from hyprl_jax.surfaces.importers.hpob_starts import (
+    INITIALIZATIONS,
+    Rows,
+    read_initializations,
+    starting_configurations,
+)
+from hyprl_jax.surfaces.importers.nested_json import scanner_of
+from hyprl_jax.surfaces.protocols import PART, STARTS_FILE
 from hyprl_jax.surfaces.repairs import chosen_rules, mend
+from hyprl_jax.surfaces.writing import write_collection
 
 PARTS = {"meta-train-dataset.json": 0, "meta-validation-dataset.json": 1, "meta-test-dataset.json": 2}
 CLIP_RULE = "rounding-error-clipped"
 ROUNDING_ERROR = 1e-6
 MAX_FILE_BYTES = 4 * 2**30
-MAX_NAME = 200
 _MOST_LISTED = 30
 
-__all__ = ["CLIP_RULE", "PARTS", "import_hpob"]
-
-_SPACE_BETWEEN = re.compile(r"[ \t\n\r]*")
+__all__ = ["CLIP_RULE", "PARTS", "import_hpob", "import_hpob_spaces", "read_hpob"]
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,58 @@ def import_hpob(
         InputError: a file is not of this form, named with space and dataset, or a fault that no chosen rule
         repairs.
     """
+    return read_hpob(path, name, space, repair)[0]
+
+
+def read_hpob(
+    path: str | Path, name: str = "hpob", space: str | None = None, repair: str | tuple[str, ...] = ()
+) -> tuple[Collection, dict[str, str]]:
+    """As `import_hpob`, and with it the further files that belong beside the collection, by name."""
     rules = chosen_rules(repair)
     path = Path(path).expanduser()
     files = _files(path)
-    space, datasets = _read_space(path, files, space)
+    found = _read_spaces(path, files, space, several=False)
+    only = next(iter(found))
+    return _build(name, only, found[only], files, _initializations(path).get(only, {}), rules)
+
+
+def import_hpob_spaces(
+    path: str | Path, out: str | Path, overwrite: bool = False, repair: str | tuple[str, ...] = ()
+) -> list[Path]:
+    """All search spaces of a source, each as the collection `out/hpob_SPACE`; the folders written.
+
+    Everything is read and checked before the first folder appears; arguments are those of `import_hpob`.
+    Files of the size of HPO-B take some GB of memory.
+
+    Raises:
+        InputError: as `import_hpob`, with the space in front, or a folder stands in the way.
+    """
+    rules = chosen_rules(repair)
+    path, out = Path(path).expanduser(), Path(out).expanduser()
+    files = _files(path)
+    found = _read_spaces(path, files, None, several=True)
+    starts = _initializations(path)
+    for space, datasets in found.items():
+        _info(f"hpob_{space}", space, datasets).check()  # a space's name becomes that of a folder
+        if not overwrite and (out / f"hpob_{space}").exists():
+            raise InputError(f"{out / f'hpob_{space}'} exists already; remove it, or ask to overwrite it")
+    made = []
+    for space in list(found):
+        name = f"hpob_{space}"
+        try:
+            made.append(_build(name, space, found.pop(space), files, starts.get(space, {}), rules))
+        except InputError as error:
+            raise InputError(f"space '{space}': {error}") from None
+    return [
+        write_collection(collection, out / collection.info.name, overwrite, further)
+        for collection, further in made
+    ]
+
+
+def _build(
+    name: str, space: str, datasets: list[_Dataset], files: list[Path], rows: Rows, rules: tuple[str, ...]
+) -> tuple[Collection, dict[str, str]]:
+    """The collection of one space, mended, and the further files."""
     parameters = [f"x{index}" for index in range(datasets[0].encodings.shape[1])]
     configuration_space = ConfigurationSpace(name=f"hpob-{space}")
     configuration_space.add(*(UniformFloatHyperparameter(parameter, 0.0, 1.0) for parameter in parameters))
@@ -80,7 +134,7 @@ def import_hpob(
     names = [dataset.name for dataset in datasets]
     tasks = pd.DataFrame({"task": names, "group": names})
     if all(file.name in PARTS for file in files):
-        tasks["part"] = [float(PARTS[dataset.file]) for dataset in datasets]
+        tasks[PART] = [float(PARTS[dataset.file]) for dataset in datasets]
     evaluations = pd.DataFrame(
         {
             "task": pd.Categorical(np.repeat(names, [len(part) for part in ids]), categories=names),
@@ -93,7 +147,17 @@ def import_hpob(
         evaluations["repeat"] = repeat
     info = _info(name, space, datasets)
     collection = canonical(Collection(info, configuration_space, tasks, configs, evaluations))
-    return mend(collection, list(collection_faults(collection)), rules)
+    collection = mend(collection, list(collection_faults(collection)), rules)
+    values = {dataset.name: dataset.values for dataset in datasets}
+    starts = starting_configurations(rows, dict(zip(names, ids, strict=True)), values)
+    kept = {task: starts[task] for task in collection.tasks["task"] if task in starts}
+    return collection, {STARTS_FILE: json.dumps(kept) + "\n"} if kept else {}
+
+
+def _initializations(path: Path) -> dict[str, Rows]:
+    """The published starting points in the folder, of all spaces; none where there is no such file."""
+    file = path / INITIALIZATIONS
+    return read_initializations(file) if path.is_dir() and file.is_file() else {}
 
 
 def _files(path: Path) -> list[Path]:
@@ -105,37 +169,36 @@ def _files(path: Path) -> list[Path]:
         files = [path]
     else:
         raise InputError(f"{path}: there is no such file or folder")
-    for file in files:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{file.name}: larger than the {MAX_FILE_BYTES} bytes that are read")
     return files
 
 
-def _read_space(path: Path, files: list[Path], wanted: str | None) -> tuple[str, list[_Dataset]]:
-    """The datasets of the wanted space, or of the only one if none is given, and its name."""
-    there: dict[str, None] = {}
-    datasets: list[_Dataset] = []
+def _read_spaces(
+    path: Path, files: list[Path], wanted: str | None, several: bool
+) -> dict[str, list[_Dataset]]:
+    """The datasets of the wanted space; without one, of all spaces, of which there must be one unless
+    `several` are welcome. Spaces without a dataset are left out then."""
+    there: dict[str, list[_Dataset]] = {}
     for file in files:
-        scanner = _Scanner(file.name, _text(file))
-        spaces: set[str] = set()
-        for space in scanner.members("the file", spaces):
-            there.setdefault(space)
-            take = space == wanted or (wanted is None and len(there) == 1)
-            names: set[str] = set()
-            for name in scanner.members(f"space '{space}'", names):
+        scanner = scanner_of(file, MAX_FILE_BYTES)
+        for space in scanner.members("the file", set()):
+            datasets = there.setdefault(space, [])
+            take = space == wanted or (wanted is None and (several or len(there) == 1))
+            for name in scanner.members(f"space '{space}'", set()):
                 content = scanner.value()
                 if take:
                     datasets.append(_dataset(file.name, f"space '{space}', dataset '{name}'", name, content))
         scanner.end()
     listed = ", ".join(list(there)[:_MOST_LISTED]) + (", .." if len(there) > _MOST_LISTED else "")
-    if wanted is None and len(there) > 1:
+    if wanted is None and len(there) > 1 and not several:
         raise InputError(f"{path}: holds several search spaces, {listed}; choose one with the option space")
     if wanted is not None and wanted not in there:
         raise InputError(f"{path}: no search space '{wanted}' in it; there are {listed or 'none'}")
-    if not datasets:
+    found = {space: datasets for space, datasets in there.items() if datasets}
+    if not found:
         raise InputError(f"{path}: no dataset in it")
-    _check_together(datasets)
-    return wanted if wanted is not None else next(iter(there)), datasets
+    for datasets in found.values():
+        _check_together(datasets)
+    return found
 
 
 def _check_together(datasets: list[_Dataset]) -> None:
@@ -149,74 +212,6 @@ def _check_together(datasets: list[_Dataset]) -> None:
             words = f"X has {width} columns, but that of '{datasets[0].name}' has {expected}"
             raise InputError(f"{dataset.file}: dataset '{dataset.name}': {words}")
         first[dataset.name] = dataset
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file.name}: byte {error.start} is no text; this is not a JSON file") from None
-    except OSError as error:
-        raise InputError(f"{file.name}: cannot be read ({error.strerror or error})") from None
-
-
-class _Scanner:
-    """Walks through nested JSON objects, so that only one value at a time is in memory decoded."""
-
-    def __init__(self, file: str, text: str) -> None:
-        self.file, self.text, self.position = file, text, 0
-        self._decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-
-    def members(self, where: str, seen: set[str]) -> Iterator[str]:
-        """Keys of the object that starts here; whoever gets one must walk through its value."""
-        self._expect("{", f"{where} must be an object")
-        if self._next() == "}":
-            self.position += 1
-            return
-        while True:
-            key = self.value()
-            if not isinstance(key, str) or not 0 < len(key) <= MAX_NAME or not key.isprintable():
-                raise InputError(f"{self.file}: {where}: a name is no text, empty, too long or not printable")
-            if key in seen:
-                raise InputError(f"{self.file}: {where} holds '{key}' twice")
-            seen.add(key)
-            self._expect(":", f"no colon after '{key}'")
-            self._next()
-            yield key
-            if self._next() == "}":
-                self.position += 1
-                return
-            self._expect(",", f"no comma after '{key}'")
-
-    def value(self) -> Any:
-        """The value that starts here, decoded."""
-        self._next()
-        try:
-            value, self.position = self._decoder.raw_decode(self.text, self.position)
-        except (ValueError, RecursionError) as error:
-            words = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.file}: not valid JSON ({words})") from None
-        return value
-
-    def end(self) -> None:
-        """Raise `InputError` if anything is left."""
-        if self._next():
-            raise InputError(f"{self.file}: not valid JSON (more after the end, character {self.position})")
-
-    def _next(self) -> str:
-        match = _SPACE_BETWEEN.match(self.text, self.position)
-        assert match is not None, "matches the empty text too"
-        self.position = match.end()
-        return self.text[self.position : self.position + 1]
-
-    def _expect(self, letter: str, words: str) -> None:
-        if self._next() != letter:
-            raise InputError(f"{self.file}: not of this form ({words}, character {self.position})")
-        self.position += 1
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON; write null where a value is missing")
 
 
 def _dataset(file: str, where: str, name: str, content: Any) -> _Dataset:
