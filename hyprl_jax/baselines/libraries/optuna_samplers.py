@@ -37,7 +37,9 @@ class _OptunaTable:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._problem = problem
         self._candidates = Candidates(problem)
-        self._study = optuna.create_study(direction=problem.direction, sampler=sampler)
+        self._study = optuna.create_study(
+            direction=optuna.study.StudyDirection[problem.direction.upper()], sampler=sampler
+        )
         self._distributions = {
             parameter.name: _distribution(parameter)
             for parameter in problem.encoding.parameters
