@@ -33,7 +33,8 @@ from hyprl_jax.evaluation import (
     trajectories,
     write_evaluation,
 )
-from hyprl_jax.evaluation.plots import _spread, regret_figure, render
+from hyprl_jax.evaluation.plots import regret_figure, render
+from hyprl_jax.evaluation.scales import spread
 from hyprl_jax.evaluation.table import quoted_trials
 
 FILES = {
@@ -147,7 +148,7 @@ def test_drawing_leaves_the_users_matplotlib_alone(summary: dict[str, Any]) -> N
 @given(st.lists(st.floats(-50, 450), min_size=1, max_size=30))
 def test_labels_keep_their_order_and_distance(wanted: list[float]) -> None:
     gap = min(13.0, 400.0 / len(wanted))
-    placed = _spread(np.array(wanted), gap, 400.0)
+    placed = spread(np.array(wanted), gap, 400.0)
     order = np.argsort(wanted, kind="stable")
     assert (np.diff(placed[order]) >= gap - 1e-9).all()
     assert placed.min() >= -1e-9

@@ -18,7 +18,13 @@ from hyprl_jax.evaluation.metrics import (
     wins_ties_losses,
 )
 from hyprl_jax.evaluation.protocol import COLUMNS, NOTHING_LEFT, Failure, Played, trajectories
-from hyprl_jax.evaluation.report import read_evaluation, read_summary, read_trajectories, write_evaluation
+from hyprl_jax.evaluation.report import (
+    read_evaluation,
+    read_summary,
+    read_trajectories,
+    rebuild_report,
+    write_evaluation,
+)
 from hyprl_jax.evaluation.statistics import bootstrap_interval, rank_tests
 from hyprl_jax.evaluation.summary import check_summary, combine_folds, summarize
 from hyprl_jax.evaluation.table import console_table, markdown_table
@@ -42,6 +48,7 @@ __all__ = [
     "read_evaluation",
     "read_summary",
     "read_trajectories",
+    "rebuild_report",
     "summarize",
     "table_bounds",
     "time_to_target",

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hyprl_jax.evaluation.findings import emphasised
+from hyprl_jax.evaluation.scales import log_range, log_ticks, shortened, spread
 from hyprl_jax.evaluation.table import interval_words, title
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ SIZE = (8.0, 4.8)  # inches
 DPI = 150
 INK, FAINT = "#333333", "#D9D9D9"
 _LABEL_HEIGHT = 13.0  # points between the baselines of two labels
-_LOWEST_REGRET = 1e-4  # what is below, zero above all, is drawn on the lower end of the log axis
 
 
 def regret_figure(summary: dict[str, Any]) -> Figure:
@@ -37,7 +38,7 @@ def regret_figure(summary: dict[str, Any]) -> Figure:
     curves = {
         name: np.asarray(m["normalized_regret"], dtype=np.float64) for name, m in summary["methods"].items()
     }
-    bottom, top, floor_label = _log_range(np.concatenate(list(curves.values())))
+    bottom, top, floor_label = log_range(np.concatenate(list(curves.values())))
     axes.set_yscale("log")
     trials = np.arange(1, summary["trials"] + 1)
     for index, (name, curve) in enumerate(curves.items()):
@@ -86,10 +87,10 @@ def _canvas(summary: dict[str, Any], label: str) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=SIZE, facecolor="white")
     FigureCanvasAgg(figure)
-    longest = max(len(_shortened(name)) for name in summary["methods"])
+    longest = max(len(shortened(name)) for name in summary["methods"])
     names_width = (longest * 6.7 + 26) / 72  # inches: letters, leader line and margin
     axes = figure.add_axes((0.095, 0.125, 0.905 - names_width / SIZE[0], 0.775))
-    axes.set_title(_plain(title(summary)), loc="left", fontsize=11, color=INK, pad=10)
+    axes.set_title(plain(title(summary)), loc="left", fontsize=11, color=INK, pad=10)
     axes.set_xlabel("Trial", color=INK)
     axes.set_ylabel(label, color=INK)
     axes.grid(True, which="major", color=FAINT, linewidth=0.6)
@@ -112,7 +113,7 @@ def _footnote(figure: Figure, text: str) -> None:
 
 def _band(axes: Axes, index: int, name: str, trials: np.ndarray, ends: np.ndarray) -> None:
     """Interval `[T, 2]` of a method; a single trial gets a bar, since a band would have no width."""
-    colour, strong = PALETTE[index % len(PALETTE)], _emphasised(name)
+    colour, strong = PALETTE[index % len(PALETTE)], emphasised(name)
     if len(trials) == 1:
         axes.vlines(trials, ends[:, 0], ends[:, 1], color=colour, linewidth=5, alpha=0.35)
     else:
@@ -123,7 +124,7 @@ def _band(axes: Axes, index: int, name: str, trials: np.ndarray, ends: np.ndarra
 def _line(axes: Axes, index: int, name: str, trials: np.ndarray, curve: np.ndarray) -> None:
     colour = PALETTE[index % len(PALETTE)]
     dash = DASHES[(index // len(PALETTE)) % len(DASHES)]
-    strong = _emphasised(name)
+    strong = emphasised(name)
     marker = "o" if len(trials) == 1 else None
     axes.plot(
         trials,
@@ -133,7 +134,7 @@ def _line(axes: Axes, index: int, name: str, trials: np.ndarray, curve: np.ndarr
         linewidth=2.6 if strong else 1.5,
         marker=marker,
         zorder=4 if strong else 3,
-        label=_plain(name),
+        label=plain(name),
         solid_capstyle="round",
     )
 
@@ -146,11 +147,11 @@ def _label_ends(axes: Axes, ends: dict[str, float]) -> None:
     wanted = np.asarray([axes.transData.transform((1.0, ends[name]))[1] for name in names])
     bottom, top = axes.transAxes.transform([(0, 0), (0, 1)])[:, 1]
     wanted = (wanted - bottom) / (top - bottom) * height
-    placed = _spread(wanted, min(_LABEL_HEIGHT, height / max(len(names), 1)), height)
+    placed = spread(wanted, min(_LABEL_HEIGHT, height / max(len(names), 1)), height)
     for index, name in enumerate(names):
         colour = PALETTE[index % len(PALETTE)]
         axes.annotate(
-            _plain(_shortened(name)),
+            plain(shortened(name)),
             xy=(1.0, wanted[index] / height),
             xycoords="axes fraction",
             xytext=(1.0 + leader, placed[index] / height),
@@ -160,7 +161,7 @@ def _label_ends(axes: Axes, ends: dict[str, float]) -> None:
             va="center",
             ha="left",
             annotation_clip=False,
-            fontweight="bold" if _emphasised(name) else "normal",
+            fontweight="bold" if emphasised(name) else "normal",
             arrowprops={
                 "arrowstyle": "-",
                 "color": colour,
@@ -172,63 +173,14 @@ def _label_ends(axes: Axes, ends: dict[str, float]) -> None:
         )
 
 
-def _spread(wanted: np.ndarray, gap: float, height: float) -> np.ndarray:
-    """Positions near `wanted` `[M]`, in the same order, at least `gap` apart and within 0 and `height`.
-
-    Least squares with a minimum distance: after subtracting `gap * place` the positions only have to be in
-    order, so neighbours out of order are pooled into their mean (pool adjacent violators).
-    """
-    order = np.argsort(wanted, kind="stable")
-    shifted = wanted[order] - gap * np.arange(len(wanted))
-    blocks: list[list[float]] = []  # sum, count
-    for value in shifted:
-        blocks.append([float(value), 1.0])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
-            total, count = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]
-    level = np.concatenate([np.full(int(count), total / count) for total, count in blocks])
-    level = np.clip(level, 0.0, max(height - gap * (len(wanted) - 1), 0.0))
-    placed = np.empty(len(wanted))
-    placed[order] = level + gap * np.arange(len(wanted))
-    return placed
-
-
-def _log_range(values: np.ndarray) -> tuple[float, float, str | None]:
-    """Ends of a log axis for `values`, and what its lower end stands for if some values lie below it."""
-    shown = values[values >= _LOWEST_REGRET]
-    low, high = (shown.min(), shown.max()) if shown.size else (0.1, 0.5)
-    hidden = values[values < _LOWEST_REGRET]
-    top = max(high, 2.0 * low) * 1.25
-    if hidden.size == 0:
-        return low / 1.35, top, None
-    return low / 3.0, top, "0" if (hidden == 0.0).all() else f"<{_LOWEST_REGRET:g}"
-
-
 def _plain_log_ticks(axes: Axes, floor_label: str | None) -> None:
-    """0.02 and 0.5, not powers of ten, and few enough to read; the lower end may have its own words."""
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import NullLocator
 
-    low, high = axes.get_ylim()
-    decades = np.log10(high / low)
-    steps: tuple[float, ...] = (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3.2 else (1.0,)
-    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if decades < 1.2 else steps
-    lowest = low if floor_label is None else low * 10 ** (0.07 * decades)  # room for the words
-    ticks = LogLocator(base=10, subs=steps, numticks=30).tick_values(low, high)
-    marks = {float(tick): f"{tick:g}" for tick in ticks if lowest <= tick <= high}
-    if floor_label is not None:
-        marks[low] = floor_label
+    marks = log_ticks(*axes.get_ylim(), floor_label)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_yticks(list(marks), labels=list(marks.values()))
 
 
-def _emphasised(name: str) -> bool:
-    return name.startswith("policy")
-
-
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text without a dollar's meaning of mathematics to matplotlib."""
     return text.replace("$", r"\$")
-
-
-def _shortened(text: str, length: int = 24) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

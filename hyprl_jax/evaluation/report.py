@@ -4,11 +4,14 @@
     summary.json           the figures made from it
     table.md               the same for people
     regret.png .svg, rank.png .svg
+    report.html            a report with everything, in one file; with `report` only, as are the following
+    table.tex              the table of a paper
+    critical_difference.png .svg, tasks.png .svg, speed.png .svg
 
 `write_evaluation` prepares every file in a hidden sibling folder first. A new folder then appears whole by
 one rename; in an existing one each file is replaced by one rename, `summary.json` last. `read_evaluation`
 checks both files and that the summary belongs to the trajectories, so a mixture of two evaluations does not
-pass.
+pass. `rebuild_report` makes a report of an evaluation that is there already.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,10 @@ from hyprl_jax.evaluation.summary import check_summary
 from hyprl_jax.evaluation.table import markdown_table
 
 TRAJECTORIES, SUMMARY, TABLE = "trajectories.parquet", "summary.json", "table.md"
-IMAGES = ("regret.png", "regret.svg", "rank.png", "rank.svg")
+REPORT, LATEX = "report.html", "table.tex"
+PLOTS = ("regret", "rank")
+MORE_PLOTS = ("critical_difference", "tasks", "speed")  # those of a report
+IMAGES = tuple(f"{stem}.{kind}" for stem in PLOTS + MORE_PLOTS for kind in ("png", "svg"))
 MAX_ROWS = 100_000_000
 MAX_SUMMARY_BYTES = 256 * 2**20
 MAX_TABLE_BYTES = 16 * 2**30  # uncompressed
@@ -42,30 +49,42 @@ def write_evaluation(
     trajectories: pd.DataFrame | Sequence[pd.DataFrame],
     summary: dict[str, Any],
     plots: bool = True,
+    report: bool = False,
 ) -> Path:
     """Writes all files of an evaluation into `out_dir` (made if missing) and returns it.
 
-    Files of an earlier evaluation are replaced, others left alone. Raises `InputError` where the summary does
-    not belong to the trajectories or the folder cannot be written.
+    `report` adds the page, the table for LaTeX and, with `plots`, more pictures. Files of an earlier
+    evaluation are replaced, or removed where this one has none of that name; others are left alone. Raises
+    `InputError` where the summary does not belong to the trajectories or the folder cannot be written.
     """
     out = Path(out_dir)
     frame = pooled(trajectories)
     _check_belongs(frame, check_summary(summary))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.partial"
-        stage.mkdir()
-    except OSError as error:
-        raise InputError(f"{out}: cannot write here ({error.strerror}); choose another folder") from error
-    try:
-        names = _write_files(stage, frame, summary, plots)
+    with _staged(out) as stage:
+        names = [_write_trajectories(stage, frame), *_write_derived(stage, frame, summary, plots, report)]
+        text = json.dumps(summary, allow_nan=False, ensure_ascii=False, indent=2)
+        (stage / SUMMARY).write_text(text + "\n", encoding="utf-8")
+        names.append(SUMMARY)
         _publish(stage, out, names)
-    except OSError as error:
-        reason = f"{out}: writing the evaluation failed ({error.strerror})"
-        raise InputError(f"{reason}; make room or choose another folder") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return out
+
+
+def rebuild_report(folder: Path | str, plots: bool = True) -> Path:
+    """Makes the report of an evaluation folder anew from its trajectories and summary; the page's path.
+
+    Everything but these two files is replaced: tables, page and, with `plots`, pictures. Raises `InputError`
+    where the folder holds no evaluation or cannot be written.
+    """
+    out = Path(folder)
+    frame, summary = read_evaluation(out)
+    with _staged(out.resolve()) as stage:
+        names = _write_derived(stage, frame, summary, plots, report=True)
+        for name in names:
+            _sync(stage / name)
+        for name in names:
+            os.replace(stage / name, out / name)
+        _sync(out)
+    return out / REPORT
 
 
 def read_evaluation(folder: Path | str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -140,38 +159,71 @@ def _check_belongs(frame: pd.DataFrame, summary: dict[str, Any]) -> None:
             )
 
 
-def _write_files(stage: Path, frame: pd.DataFrame, summary: dict[str, Any], plots: bool) -> list[str]:
-    """Writes every file into `stage` and syncs it; the names in order of publication."""
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` to prepare files in, gone afterwards; `InputError` if that cannot be."""
+    stage = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.partial"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage.mkdir()
+    except OSError as error:
+        raise InputError(f"{out}: cannot write here ({error.strerror}); choose another folder") from error
+    try:
+        yield stage
+    except OSError as error:
+        reason = f"{out}: writing the evaluation failed ({error.strerror})"
+        raise InputError(f"{reason}; make room or choose another folder") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _write_trajectories(stage: Path, frame: pd.DataFrame) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(frame, schema=_schema(pa), preserve_index=False).replace_schema_metadata(
-        None
-    )
+    table = pa.Table.from_pandas(frame, schema=_schema(pa), preserve_index=False)
+    table = table.replace_schema_metadata(None)
     pq.write_table(table, stage / TRAJECTORIES, compression="zstd", write_page_checksum=True)
-    (stage / TABLE).write_text(markdown_table(summary), encoding="utf-8")
-    names = [TRAJECTORIES, TABLE]
+    return TRAJECTORIES
+
+
+def _write_derived(
+    stage: Path, frame: pd.DataFrame, summary: dict[str, Any], plots: bool, report: bool
+) -> list[str]:
+    """Writes what is made from trajectories and summary into `stage`; the names in order of publication."""
+    texts = {TABLE: markdown_table(summary)}
+    if report:
+        from hyprl_jax.evaluation.latex import latex_table
+        from hyprl_jax.evaluation.page import html_page
+
+        texts[LATEX] = latex_table(summary)
+        texts[REPORT] = html_page(frame, summary)
+    for name, text in texts.items():
+        (stage / name).write_text(text, encoding="utf-8")
+    names = list(texts)
     if plots:
         from hyprl_jax.evaluation.plots import rank_figure, regret_figure, render
 
-        for stem, figure in (("regret", regret_figure(summary)), ("rank", rank_figure(summary))):
+        figures = {"regret": regret_figure(summary), "rank": rank_figure(summary)}
+        if report:
+            from hyprl_jax.evaluation.diagrams import document_figures
+
+            figures |= document_figures(summary, compare(frame))
+        for stem, figure in figures.items():
             for kind, content in render(figure).items():
                 (stage / f"{stem}.{kind}").write_bytes(content)
                 names.append(f"{stem}.{kind}")
-    text = json.dumps(summary, allow_nan=False, ensure_ascii=False, indent=2)
-    (stage / SUMMARY).write_text(text + "\n", encoding="utf-8")
-    names.append(SUMMARY)
-    for name in names:
-        _sync(stage / name)
     return names
 
 
 def _publish(stage: Path, out: Path, names: list[str]) -> None:
+    for name in names:
+        _sync(stage / name)
     if not out.exists():
         _sync(stage)
         os.replace(stage, out)
     else:
-        for name in (TRAJECTORIES, SUMMARY, TABLE, *IMAGES):
+        for name in (TRAJECTORIES, SUMMARY, TABLE, REPORT, LATEX, *IMAGES):
             if name not in names:
                 (out / name).unlink(missing_ok=True)  # an older picture would belong to other numbers
         for name in names:
