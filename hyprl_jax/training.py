@@ -29,7 +29,7 @@ from hyprl_jax.policies import save_policy
 from hyprl_jax.program import Metrics, Program, TrainingState
 from hyprl_jax.progress import Progress
 from hyprl_jax.runs import RunFolder, plot_metrics
-from hyprl_jax.surfaces import load_tables, make_split
+from hyprl_jax.surfaces import load_tables, make_split, restrict
 
 Result = dict[str, Any]
 
@@ -83,11 +83,13 @@ def resume(path: Path, silent: bool = False) -> Result:
 def load_data(config: TrainConfig) -> TrainingData:
     """The collections and folds of a configuration on the default device."""
     tables = [load_tables(name) for name in config.collections]
-    bank, index = banks.pack(tables)
     splits = [
         [make_split(table, config.split, fold, config.validation_fraction) for table in tables]
         for fold in config.folds
     ]
+    # Splits that are about some of the configurations only have one fold, so the first stands for all.
+    tables = [restrict(table, split) for table, split in zip(tables, splits[0], strict=True)]
+    bank, index = banks.pack(tables)
     _check_candidates(config, index)
     sizes = [sum(len(split.train) + len(split.validation) for split in one) for one in splits]
     folds = [banks.make_fold(index, one, max(sizes)) for one in splits]

@@ -1,16 +1,17 @@
-"""Players that need no training: static lists, acquisition functions, chance.
+"""Methods that choose on the device without a trained policy: static lists, acquisition functions, published
+transfer methods.
 
-All run on the device in the same loop as the policies (`rollout.play`) and see the same `View`. What they
-know of earlier tasks is what a policy knows at test time: the training and validation tasks of the fold.
+All run in the same loop as the policies (`rollout.play`) and see the same `View`. What they know of earlier
+tasks is what a policy knows at test time: the training and validation tasks of the fold.
 
 - `random`: uniformly among the untried configurations.
 - `mean_list`: configurations by their mean normalised score over the known tasks.
 - `portfolio`: the greedy portfolio: next is the configuration that most improves the mean, over the known
-  tasks, of the
-  best score reached so far; when nothing improves, the mean decides.
+  tasks, of the best score reached so far; when nothing improves, the mean decides.
 - `gp_ei`: expected improvement under a Gaussian process that knows no other task.
 - `prior_ei`: expected improvement under the process with mean and covariance learned from the known tasks.
 - `start`: the acquisition function that policies start from (`surrogate.acquire`).
+- those of `TRANSFER`: see their modules, which cite the papers.
 """
 
 from __future__ import annotations

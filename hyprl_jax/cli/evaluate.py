@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,11 +14,8 @@ from hyprl_jax.cli.common import Command, JsonFlag, Outcome, UsageError
 from hyprl_jax.cli.train import read_config_file
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from hyprl_jax.config import TrainConfig
-
-POLICIES = ("policy", "policy_ensemble")
+    from hyprl_jax.evaluation.studies import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +23,16 @@ class EvaluateOptions:
     """Play held-out tasks with a trained policy and with baselines; write trajectories, figures and plots.
 
     Examples:
-      hyprl evaluate runs/first --out runs/first/evaluation
+      hyprl evaluate runs/first --out runs/first/evaluation --report
       hyprl evaluate runs/first --collections mlp --split kfold5 --fold 0 --methods policy,random --trials 25
-      hyprl evaluate --collections svm --fold all --methods mean_list,portfolio --trials 50 --out baselines
+      hyprl evaluate --collections svm --fold all --methods portfolio,tst_r,optuna_tpe --trials 50 --out peers
 
     What is left out is taken from the run: collections, split, folds and trials.
+
+    Methods: policy, policy_ensemble (the mean Q-value of all seeds); random, mean_list, portfolio, gp_ei,
+    prior_ei, start (what policies start from); transfer methods tst_r, tst_m, taf_r, rgpe, ablr, fsbo,
+    hyperbo, fmlp; the libraries optuna_tpe, optuna_gp, smac, botorch (extra `baselines`); and
+    package.module:Name for a class of your own that asks and tells.
     """
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = (
@@ -38,60 +42,58 @@ class EvaluateOptions:
     collections: tuple[str, ...] = ()
     """Collections to play: folder names under meta_data/ or paths."""
     split: str | None = None
-    """`loo`, `kfold5`, or a JSON file with train, validation and test tasks."""
+    """`loo`, `kfold5`, `holdout:N:SEED`, a published one (`metabo`, `hpob`), or a JSON file with train,
+    validation and test tasks."""
     fold: Annotated[str | None, tyro.conf.arg(metavar="K[,K..]|all", help_behavior_hint="")] = None
     """Folds of the split; the tasks of several are pooled."""
     methods: tuple[str, ...] = ()
-    """Any of policy, policy_ensemble (the mean Q-value of all seeds), random, mean_list, portfolio, gp_ei,
-    prior_ei and start (what policies start from); default: all but start."""
+    """What to compare, see above; default: policies, random, mean_list, portfolio, gp_ei, prior_ei."""
     trials: int | None = None
-    """Configurations tested on each task."""
+    """Configurations tested on each task, shared starting points included."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0, 1, 2, 3, 4)
     """Seeds of the methods that draw random numbers."""
+    starts: Annotated[str | None, tyro.conf.arg(metavar="N|published|FILE", help_behavior_hint="")] = None
+    """Let all methods test the same N random configurations first, those published with the collection, or
+    those of a JSON file."""
+    published: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FILE[,..]", help_behavior_hint="")] = ()
+    """Results that others published, in the form of HPO-B's files; needs the same --starts."""
     intervals: Literal["tasks", "groups"] = "tasks"
     """What is resampled for the confidence intervals: tasks, or groups of tasks from the same source."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder for trajectories.parquet, summary.json, table.md and plots; left out, nothing is written."""
+    report: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write report.html, one page with everything, and table.tex too (needs --out)."""
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Worker processes for libraries (default: one a core)."""
+    time_limit: Annotated[float, tyro.conf.arg(metavar="SECONDS", help_behavior_hint="")] = 600.0
+    """A library that takes longer for one suggestion has failed on that task."""
+    cache: Annotated[str | None, tyro.conf.arg(metavar="DIR|none", help_behavior_hint="")] = None
+    """Where finished plays of libraries are kept (default: a folder of the user's cache)."""
     json: JsonFlag = False
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is played, with everything that the options left out filled in."""
-
-    collections: tuple[str, ...]
-    split: str
-    folds: tuple[int, ...] | None
-    methods: tuple[str, ...]
-    trials: int
 
 
 def run_evaluate(options: EvaluateOptions) -> Outcome:
     """Plays all methods on all folds, writes the evaluation where asked to, returns the summary."""
+    if options.report and options.out is None:
+        raise UsageError("a report needs a folder: add --out DIR")
     study = plan_study(options)
-    from hyprl_jax.evaluation import combine_folds, summarize, write_evaluation
-    from hyprl_jax.surfaces import load_tables
+    from hyprl_jax.evaluation import write_evaluation
+    from hyprl_jax.evaluation.studies import play_study
 
-    tables = [load_tables(name) for name in study.collections]
-    folds = _folds(study, tables)
-    frames = [_play_fold(options, study, tables, fold) for fold in folds]
-    groups = None
-    if options.intervals == "groups":
-        groups = {task: group for one in tables for task, group in zip(one.tasks, one.groups, strict=True)}
-    if len(folds) == 1:
-        summary = summarize(frames, study.split, folds[0], groups)
-    else:
-        summary = combine_folds(frames, study.split, folds, groups)
+    frames, summary = play_study(study, command_line(), silent=False)
     if options.out is not None:
-        write_evaluation(options.out, frames, summary)
-    return Outcome(summary, _report(summary, options.out))
+        write_evaluation(options.out, frames, summary, report=options.report)
+    return Outcome(summary, _report(summary, options))
 
 
 def plan_study(options: EvaluateOptions) -> Study:
     """The options with their gaps filled from the run; UsageError where nothing tells."""
+    from hyprl_jax.evaluation.hosted import Hosting, default_cache
+    from hyprl_jax.evaluation.studies import Study
+
     config = _run_config(options.run) if options.run is not None else None
     methods = options.methods or _all_methods(config)
-    if set(POLICIES) & set(methods) and config is None:
+    if {"policy", "policy_ensemble"} & set(methods) and config is None:
         raise UsageError("a policy needs a run: `hyprl evaluate RUN ...`, or leave it out of --methods")
     collections = options.collections or (config.collections if config else ())
     if not collections:
@@ -100,13 +102,35 @@ def plan_study(options: EvaluateOptions) -> Study:
         folds = read_folds(options.fold)
     else:
         folds = config.folds if config else (0,)
+    if options.cache == "none":
+        cache = None
+    else:
+        cache = Path(options.cache) if options.cache else default_cache()
     return Study(
         collections=collections,
         split=options.split if options.split is not None else (config.split if config else "kfold5"),
-        folds=folds,
         methods=methods,
         trials=options.trials if options.trials is not None else (config.env.trials if config else 25),
+        folds=folds,
+        seeds=options.seeds,
+        run=options.run,
+        starts=options.starts,
+        published=tuple(_published(text) for text in options.published),
+        by_groups=options.intervals == "groups",
+        hosting=Hosting(cache=cache, jobs=options.jobs, time_limit=options.time_limit),
     )
+
+
+def command_line() -> str:
+    """The command as it was given, to be run again."""
+    return shlex.join(["hyprl", *sys.argv[1:]])
+
+
+def _published(text: str) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise UsageError(f"--published is {text!r}: write NAME=FILE, as `RGPE=results/RGPE.json`")
+    return name, Path(file)
 
 
 def read_folds(text: str) -> tuple[int, ...] | None:
@@ -127,7 +151,7 @@ def _all_methods(config: TrainConfig | None) -> tuple[str, ...]:
 
     if config is None:
         return BASELINES
-    return (POLICIES if len(config.seeds) > 1 else POLICIES[:1]) + BASELINES
+    return (("policy", "policy_ensemble") if len(config.seeds) > 1 else ("policy",)) + BASELINES
 
 
 def _run_config(run: Path) -> TrainConfig:
@@ -137,36 +161,19 @@ def _run_config(run: Path) -> TrainConfig:
     return read_config_file(file)
 
 
-def _folds(study: Study, tables: list[Any]) -> tuple[int, ...]:
-    from hyprl_jax.surfaces import number_of_folds
-
-    if study.folds is not None:
-        return study.folds
-    return tuple(range(min(number_of_folds(one, study.split) for one in tables)))
-
-
-def _play_fold(options: EvaluateOptions, study: Study, tables: list[Any], fold: int) -> pd.DataFrame:
-    import pandas as pd
-
-    from hyprl_jax.evaluation import trajectories
-    from hyprl_jax.evaluation.play import play_methods
-    from hyprl_jax.surfaces import make_split
-
-    frames = []
-    for one in tables:
-        split = make_split(one, study.split, fold)
-        played = play_methods(study.methods, one, split, study.trials, options.seeds, run=options.run)
-        frames.append(trajectories(one, split.test, played))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _report(summary: dict[str, Any], out: Path | None) -> list[Any]:
+def _report(summary: dict[str, Any], options: EvaluateOptions) -> list[Any]:
     from hyprl_jax.evaluation import console_table
     from hyprl_jax.evaluation.table import describe_tests
 
     lines: list[Any] = [console_table(summary), *describe_tests(summary)]
-    if out is not None:
-        lines.append(f"trajectories, figures and plots are in {out}")
+    failures = summary.get("failures") or []
+    if failures:
+        first = failures[0]
+        where = f"{first['method']} on {first['task']}, seed {first['seed']}, trial {first['trial']}"
+        lines.append(f"{len(failures)} runs failed, first {where}: {first['reason']}")
+    if options.out is not None:
+        page = f"; the report is {options.out / 'report.html'}" if options.report else ""
+        lines.append(f"trajectories, figures and plots are in {options.out}{page}")
     return lines
 
 

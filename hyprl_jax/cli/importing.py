@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from hyprl_jax.cli.common import Command, JsonFlag, Outcome, read_options
+from hyprl_jax.cli.common import Command, JsonFlag, Outcome, UsageError, read_options
 from hyprl_jax.cli.surfaces import OutFolder, describe_made
 
 _Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
@@ -139,14 +139,19 @@ class ArlbenchImportOptions(CurvesImportOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class HpobImportOptions(ImportOptions):
-    """Import one search space of HPO-B from a folder of its JSON files, or from one.
+    """Import one search space of HPO-B from a folder of its JSON files, or from one; or all of them.
 
-    Example:
+    Examples:
       hyprl surfaces import hpob hpob-data --out meta_data/hpob_5971 --space 5971
+      hyprl surfaces import hpob hpob-data --out meta_data --space all
+
+    The second makes meta_data/hpob_SPACE for each space. The published starting points, in the file
+    bo-initializations.json, come along: `hyprl evaluate --split hpob --starts published --trials 105` plays
+    the benchmark.
     """
 
     space: _Text = None
-    """Which search space; may be left out where there is one only."""
+    """Which search space, or `all`; may be left out where there is one only."""
     repair: _Rules = None
     """Rules that may repair faults; without any, every fault is refused."""
 
@@ -171,11 +176,24 @@ def run_import(options: ImportOptions) -> Outcome:
     """Imports and says what came out."""
     from hyprl_jax.surfaces import import_collection
 
+    if isinstance(options, HpobImportOptions) and options.space == "all":
+        return _import_spaces(options)
     own = {item.name for item in fields(ImportOptions)} - {"name"}
     special = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in own}
     given = {name: value for name, value in special.items() if value is not None}
     path = import_collection(options.kind, options.path, options.out, options.overwrite, **given)
     return describe_made(path)
+
+
+def _import_spaces(options: HpobImportOptions) -> Outcome:
+    """All search spaces of HPO-B at once, each as a collection below `--out`."""
+    from hyprl_jax.surfaces import import_hpob_spaces
+
+    if options.name is not None:
+        raise UsageError("--name is for one collection: leave it out with --space all")
+    paths = import_hpob_spaces(options.path, options.out, options.overwrite, options.repair or ())
+    made = [describe_made(path) for path in paths]
+    return Outcome({"collections": [one.result for one in made]}, [line for one in made for line in one.text])
 
 
 IMPORT = Command(ImportOptions, run_import, read_import_options)

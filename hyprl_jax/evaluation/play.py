@@ -175,7 +175,8 @@ def _member(policy: TrainedPolicy, tables: TaskTables, split: Split) -> int:
     config = policy.config
     place = config.folds.index(split.fold) if split.fold in config.folds else 0
     groups = dict(zip(tables.tasks, tables.groups, strict=True))
-    trained = policy.groups[place]
+    # A published split may itself have a group on both sides (and says so in its note).
+    trained = policy.groups[place] - {groups[task] for task in (*split.train, *split.validation)}
     for task in split.test:
         if groups[task] in trained:
             raise InputError(
