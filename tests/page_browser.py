@@ -14,6 +14,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,14 @@ OPTIONS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+# Puts the pipes where the browser looks for them, by way of numbers that nobody uses, then becomes it.
+START = """
+import fcntl, os, sys
+given = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 64) for number in sys.argv[1:3]]
+os.dup2(given[0], 3)
+os.dup2(given[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 PATIENCE = 60.0  # seconds for one answer, on a busy machine
 
 
@@ -122,9 +131,17 @@ def browser_page(program: str, profile: Path) -> Iterator[Page]:
     """Starts the browser with an empty `profile` folder, and ends it with all its children."""
     to_browser, from_us = os.pipe()
     to_us, from_browser = os.pipe()
-    wrapper = ("sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh")
     process = subprocess.Popen(
-        (*wrapper, program, *OPTIONS, f"--user-data-dir={profile}"),
+        (
+            sys.executable,
+            "-c",
+            START,
+            str(to_browser),
+            str(from_browser),
+            program,
+            *OPTIONS,
+            f"--user-data-dir={profile}",
+        ),
         pass_fds=(to_browser, from_browser),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

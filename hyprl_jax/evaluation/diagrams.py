@@ -20,7 +20,7 @@ from hyprl_jax.evaluation.findings import (
     task_regrets,
 )
 from hyprl_jax.evaluation.plots import INK, PALETTE, plain
-from hyprl_jax.evaluation.scales import duration, shortened
+from hyprl_jax.evaluation.scales import NANOSECOND, duration, shortened
 from hyprl_jax.evaluation.table import title
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ def speed_figure(summary: dict[str, Any]) -> Figure | None:
     for index, (name, figures) in enumerate(summary["methods"].items()):
         cost = figures.get("suggest")
         median = cost["median_ms"] if cost else figures["suggest_ms"]
-        if median:
-            rows.append((median, cost["p95_ms"] if cost else median, name, PALETTE[index % len(PALETTE)]))
+        if median is not None:
+            ends = np.maximum([median, cost["p95_ms"] if cost else median], NANOSECOND)
+            rows.append((*ends.tolist(), name, PALETTE[index % len(PALETTE)]))
     if not rows:
         return None
     rows.sort(key=lambda row: -row[0])
@@ -129,6 +130,7 @@ def speed_figure(summary: dict[str, Any]) -> Figure | None:
     low, high = min(row[0] for row in rows), max(row[1] for row in rows)
     powers = range(int(np.floor(np.log10(low))), int(np.floor(np.log10(high))) + 2)
     axes.set_xlim(10.0 ** powers[0], 10.0 ** powers[-1])
+    powers = powers[:: -(-len(powers) // 8)]
     axes.set_xticks(
         [10.0**power for power in powers], [duration(10.0**power) for power in powers], fontsize=8
     )

@@ -7,10 +7,13 @@ Both the pictures for documents (`plots`, `diagrams`, drawn by matplotlib) and t
 from __future__ import annotations
 
 import math
+import unicodedata
 
 import numpy as np
 
 LOWEST_REGRET = 1e-4  # what is below, zero above all, is drawn on the lower end of the log axis
+
+NANOSECOND = 1e-6  # in milliseconds: no suggestion is drawn faster
 
 
 def spread(wanted: np.ndarray, gap: float, height: float) -> np.ndarray:
@@ -77,6 +80,32 @@ def trial_ticks(trials: int, most: int = 8) -> list[int]:
 def shortened(text: str, length: int = 24) -> str:
     """The text itself, or its beginning with an ellipsis: never longer than `length` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def text_width(text: str, size: float) -> float:
+    """About how wide a text becomes in a font of `size`, rather too wide: no font is known here."""
+    return size * sum(_character_width(character) for character in text)
+
+
+def fitted(text: str, width: float, size: float) -> str:
+    """The text itself, or as much of its beginning as fits into `width`, with an ellipsis."""
+    if text_width(text, size) <= width:
+        return text
+    room, kept = width - size, []
+    for character in text:
+        room -= size * _character_width(character)
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept).rstrip() + "…"
+
+
+def _character_width(character: str) -> float:
+    if unicodedata.combining(character):
+        return 0.0
+    if unicodedata.east_asian_width(character) in "WF" or ord(character) > 0x2E80:
+        return 1.1
+    return 0.4 if character in " ilj.,:;'|!()[]" else 0.95 if character in "mwMW@%&—" else 0.65
 
 
 def duration(milliseconds: float) -> str:

@@ -7,24 +7,19 @@ how sure that is.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hyprl_jax.evaluation.findings import middle_trial, ordered_methods, quoted_trials
+
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
     from rich.table import Table
 
-QUOTED_TRIALS = (1, 5, 10, 20, 25, 50, 100, 200, 500, 1000)
-
-
-def quoted_trials(trials: int) -> list[int]:
-    """The trials to show: those of `QUOTED_TRIALS` that exist, and the last one."""
-    return sorted({trial for trial in QUOTED_TRIALS if trial <= trials} | {trials})
-
-
-def ordered_methods(summary: dict[str, Any]) -> list[str]:
-    """Method names by regret averaged over trials, best first; ties keep their order."""
-    return sorted(summary["methods"], key=lambda name: _mean(summary["methods"][name]["normalized_regret"]))
+MOST_NAME_WIDTH = 24  # of the console's first column, where columns of figures need the room
 
 
 def markdown_table(summary: dict[str, Any]) -> str:
@@ -46,33 +41,81 @@ def markdown_table(summary: dict[str, Any]) -> str:
         "",
     ]
     lines += _markdown(["method", *head, "mean over trials"], rank_rows)
+    lines += _target_lines(summary, names) + _collection_lines(summary, names)
     lines += ["", "## Tests", "", *[f"- {_escape(sentence)}" for sentence in describe_tests(summary)]]
+    lines += _origin_lines(summary)
     return "\n".join(lines) + "\n"
 
 
-def console_table(summary: dict[str, Any]) -> Table:
-    """A `rich.table.Table` with regret and rank at the quoted trials, best first, best figures bold."""
+class ConsoleTable:
+    """Regret and rank at quoted trials, best first, best figures bold; prints as wide as the console allows.
+
+    Where not all columns fit, the last trial, the mean, the time of a suggestion and one trial in the first
+    half are kept longest.
+    """
+
+    def __init__(self, summary: dict[str, Any]) -> None:
+        self.summary = summary
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        yield _console_table(self.summary, options.max_width)
+
+
+def console_table(summary: dict[str, Any]) -> ConsoleTable:
+    """A table for `rich` to print, made to fit the console: normalized regret, rank and speed."""
+    return ConsoleTable(summary)
+
+
+def _console_table(summary: dict[str, Any], width: int) -> Table:
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     names, trials = ordered_methods(summary), quoted_trials(summary["trials"])
     regret_rows, rank_rows = _rows(summary, names, trials, interval=False, bold="*{}")
-    table = Table(title=Text(title(summary)), caption=Text("normalized regret (rank); lower is better"))
-    table.add_column("method", no_wrap=True)
-    for trial in trials:
-        table.add_column(f"trial {trial}", justify="right", no_wrap=True)
-    table.add_column("mean", justify="right", no_wrap=True)
-    table.add_column("ms", justify="right", no_wrap=True)
+    heads = [*(f"trial {trial}" for trial in trials), "mean", "ms"]
+    columns: list[list[Text]] = [[] for _ in heads]
     for regret_row, rank_row in zip(regret_rows, rank_rows, strict=True):
-        cells = [Text(regret_row[0])]
-        for regret, rank in zip(regret_row[1:-1], rank_row[1:], strict=True):
+        for column, regret, rank in zip(columns, regret_row[1:-1], rank_row[1:], strict=False):
             pair = ((regret, "{}"), (rank, "({})"))
             styled = [
                 Text(form.format(c.lstrip("*")), style="bold green" if "*" in c else "") for c, form in pair
             ]
-            cells.append(Text(" ").join(styled))
-        table.add_row(*cells, Text(regret_row[-1]))
+            column.append(Text(" ").join(styled))
+        columns[-1].append(Text(regret_row[-1]))
+    widths = [max(len(head), *map(len, column)) for head, column in zip(heads, columns, strict=True)]
+    longest = max(cell_len(name) for name in [*names, "method"])
+    shown = _fitting_columns(widths, trials, width - min(longest, MOST_NAME_WIDTH) - 4)
+    table = Table(title=Text(title(summary)), caption=Text("normalized regret (rank); lower is better"))
+    table.add_column("method", no_wrap=True, overflow="ellipsis")
+    for place in shown:
+        table.add_column(heads[place], justify="right", no_wrap=True)
+    for row, name in enumerate(names):
+        table.add_row(Text(name), *(columns[place][row] for place in shown))
     return table
+
+
+def _fitting_columns(widths: list[int], trials: list[int], room: int) -> list[int]:
+    """Places of the columns (trials, then mean and ms) that fit into `room` characters, in their order."""
+    last, mean, speed = len(trials) - 1, len(trials), len(trials) + 1
+    order = [last, mean, speed]
+    middle = trials.index(middle_trial(trials[-1]))
+    left = [place for place in range(last) if place != middle]
+    order += [middle] if middle != last else []
+    while left:  # next the trial that lies farthest from those shown
+        order.append(max(left, key=lambda place: min(_steps(trials, place, o) for o in order if o <= last)))
+        left.remove(order[-1])
+    shown = [last]
+    for place in order[1:]:
+        if sum(widths[p] + 3 for p in [*shown, place]) <= room:
+            shown.append(place)
+    return sorted(shown)
+
+
+def _steps(trials: list[int], first: int, second: int) -> float:
+    """Distance of two of the trials, as their ratio."""
+    low, high = sorted((trials[first], trials[second]))
+    return high / low
 
 
 def title(summary: dict[str, Any]) -> str:
@@ -114,6 +157,55 @@ def describe_tests(summary: dict[str, Any]) -> list[str]:
                 f"{words}: {names[0]} against {other}: {record}, Wilcoxon-Holm p = {p_value:.2g}."
             )
     return sentences
+
+
+def _target_lines(summary: dict[str, Any], names: list[str]) -> list[str]:
+    """Trials until a regret is reached, and the share of runs that reach it; nothing in earlier summaries."""
+    targets = {name: summary["methods"][name].get("targets", {}) for name in names}
+    goals = sorted({goal for own in targets.values() for goal in own}, key=float, reverse=True)
+    if not goals:
+        return []
+    rows = []
+    for name in names:
+        cells = []
+        for goal in goals:
+            found = targets[name].get(goal)
+            median = None if found is None else found["trials"]
+            words = f"> {summary['trials']}" if median is None else f"{median:g}"
+            cells.append("–" if found is None else f"{words} ({found['reached']:.0%})")
+        rows.append([name, *cells])
+    words = "Median trials until a regret is reached, and the share of runs that reach it."
+    head = ["method", *(f"regret ≤ {goal}" for goal in goals)]
+    return ["", "## Time to target", "", words, "", *_markdown(head, rows)]
+
+
+def _collection_lines(summary: dict[str, Any], names: list[str]) -> list[str]:
+    """Regret at the last trial by collection, where there are several."""
+    parts = summary.get("collections", {})
+    if len(parts) < 2:
+        return []
+    rows = []
+    for collection, part in parts.items():
+        values = [part["methods"][name]["normalized_regret"][-1] for name in names]
+        best = min(values) + 1e-12
+        cells = [f"**{value:.4f}**" if value <= best else f"{value:.4f}" for value in values]
+        rows.append([collection, str(part["tasks"]), *cells])
+    words = f"Normalized regret at trial {summary['trials']}."
+    head = ["collection", "tasks", *(_escape(name) for name in names)]
+    return ["", "## Collections", "", words, "", *_markdown(head, rows)]
+
+
+def _origin_lines(summary: dict[str, Any]) -> list[str]:
+    """How many runs failed, and the command that made the evaluation."""
+    lines = []
+    counts = Counter(failure["method"] for failure in summary.get("failures", []))
+    if counts:
+        words = ", ".join(f"{_escape(name)} {number}" for name, number in sorted(counts.items()))
+        lines += ["", "## Failures", "", f"Runs that did not finish: {words}; see `summary.json`."]
+    command = summary.get("provenance", {}).get("command")
+    if command:
+        lines += ["", "## Command", "", f"    {command}"]
+    return lines
 
 
 def _rows(
@@ -158,7 +250,3 @@ def _escape(text: str) -> str:
     for character in "\\|*`<[":
         text = text.replace(character, "\\" + character)
     return text
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

@@ -15,15 +15,19 @@ import numpy as np
 from hyprl_jax.evaluation.page.markup import Markup, clean, element, joined, number
 from hyprl_jax.evaluation.scales import (
     LOWEST_REGRET,
+    NANOSECOND,
     duration,
+    fitted,
     log_range,
     log_ticks,
-    shortened,
     spread,
+    text_width,
     trial_ticks,
 )
 
 COLOURS, DASHES = 8, 4
+FONT = 12.5  # size of names, as in the style sheet
+MOST_NAME = 150.0  # width of names at the lines' ends
 MOST_POINTS = 400  # of one line: more could not be told apart on any screen
 
 
@@ -73,9 +77,10 @@ class Words:
     axis: str
 
 
-def style_class(index: int) -> str:
-    """Classes of the `index`-th method: colours repeat with another dash."""
-    return f"s{index % COLOURS} d{(index // COLOURS) % DASHES}"
+def style_class(line: Line) -> str:
+    """Classes of a method's line: colours repeat with another dash, strong lines are solid."""
+    dash = 0 if line.strong else (line.style // COLOURS) % DASHES
+    return f"line s{line.style % COLOURS} d{dash}{' strong' if line.strong else ''}"
 
 
 def drawing(frame: Frame, words: Words, *content: Markup, height: float | None = None) -> Markup:
@@ -105,18 +110,18 @@ def text(x: float, y: float, words: str, class_: str = "tick", anchor: str = "st
     return element("text", words, x=x, y=y, class_=class_, text_anchor=None if anchor == "start" else anchor)
 
 
-def label(x: float, y: float, name: str, length: int, class_: str, anchor: str = "start") -> Markup:
-    """A name in a drawing, shortened, with all of it as a tooltip."""
-    tip = [element("title", name)] if len(name) > length else []
-    words = shortened(clean(name), length)
+def label(x: float, y: float, name: str, width: float, class_: str, anchor: str = "start") -> Markup:
+    """A name in a drawing, cut where it would be wider than `width`, with all of it as a tooltip then."""
+    words = fitted(clean(name), width, FONT)
+    tip = [element("title", name)] if words != name else []
     return element(
         "text", *tip, words, x=x, y=y, class_=class_, text_anchor=None if anchor == "start" else anchor
     )
 
 
 def _line_chart(lines: Sequence[Line], words: Words, log: bool, frame: Frame) -> Markup:
-    longest = max(len(shortened(line.name, 20)) for line in lines)
-    right = 24 + 7.2 * longest if frame.labels else 12.0
+    names = min(max(text_width(line.name, FONT) for line in lines), MOST_NAME)
+    right = 20 + names if frame.labels else 12.0
     left, top, bottom = 50.0, 26.0, frame.height - 38.0
     trials = len(lines[0].values)
     x_of = _positions(trials, left, frame.width - right)
@@ -135,11 +140,17 @@ def _line_chart(lines: Sequence[Line], words: Words, log: bool, frame: Frame) ->
     parts.append(text((left + frame.width - right) / 2, bottom + 34, "trial", anchor="middle"))
     xs = x_of(shown + 1)
     order = sorted(lines, key=lambda line: line.strong)  # the strong ones on top
-    bands = [_band(line, xs, y_of(line.ends[shown])) for line in order if line.ends is not None]
+    wanted = with_bands(lines)
+    bands = [_band(one, xs, y_of(one.ends[shown])) for one in order if one in wanted and one.ends is not None]
     parts += [*bands, *(_curve(line, xs, y_of(line.values[shown])) for line in order)]
     if frame.labels:
-        parts.append(_end_labels(lines, y_of, frame.width - right, (top, bottom)))
+        parts.append(_end_labels(lines, y_of, (frame.width - right, names), (top, bottom)))
     return drawing(frame, words, *parts)
+
+
+def with_bands(lines: Sequence[Line]) -> list[Line]:
+    """Which lines (best first) show their intervals: all, or of many the three best and the strong ones."""
+    return [line for place, line in enumerate(lines) if len(lines) <= COLOURS or place < 3 or line.strong]
 
 
 def _positions(trials: int, left: float, right: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -202,7 +213,7 @@ def _band(line: Line, xs: np.ndarray, ends: np.ndarray) -> Markup:
 
 
 def _curve(line: Line, xs: np.ndarray, ys: np.ndarray) -> Markup:
-    kind = f"line {style_class(line.style)}{' strong' if line.strong else ''}"
+    kind = style_class(line)
     tip = element("title", line.name)
     if len(xs) == 1:
         return element("circle", tip, cx=xs[0], cy=ys[0], r=5 if line.strong else 4, class_=f"dot {kind}")
@@ -212,11 +223,14 @@ def _curve(line: Line, xs: np.ndarray, ys: np.ndarray) -> Markup:
 def _end_labels(
     lines: Sequence[Line],
     y_of: Callable[[np.ndarray], np.ndarray],
-    x: float,
-    room: tuple[float, float],
+    across: tuple[float, float],
+    down: tuple[float, float],
 ) -> Markup:
-    """Names right of the lines' ends, moved apart where they would overlap, with thin leader lines."""
-    top, bottom = room
+    """Names right of the lines' ends, moved apart where they would overlap, with thin leader lines.
+
+    `across` is where the lines end and how wide names may be, `down` the ends of the vertical axis.
+    """
+    (x, width), (top, bottom) = across, down
     wanted = y_of(np.asarray([line.values[-1] for line in lines])) - top
     gap = min(15.0, (bottom - top) / len(lines))
     placed = spread(wanted, gap, bottom - top)
@@ -224,7 +238,7 @@ def _end_labels(
     for line, start, end in zip(lines, wanted + top, placed + top, strict=True):
         leader = f"M{number(x + 2)},{number(start)} L{number(x + 14)},{number(end)}"
         parts.append(element("path", d=leader, class_=f"leader s{line.style % COLOURS}"))
-        parts.append(label(x + 17, end + 4, line.name, 20, "series strong" if line.strong else "series"))
+        parts.append(label(x + 17, end + 4, line.name, width, "series strong" if line.strong else "series"))
     return element("g", *parts)
 
 
@@ -232,7 +246,7 @@ def legend(lines: Sequence[Line]) -> Markup:
     """The names with their colours and dashes, as a list that wraps."""
     items = []
     for line in lines:
-        stroke = element("path", d="M1,6 L25,6", class_=f"line {style_class(line.style)}")
+        stroke = element("path", d="M1,6 L25,6", class_=style_class(line))
         swatch = element("svg", stroke, viewBox="0 0 26 12", class_="swatch", aria_hidden="true")
         name = element("bdi", line.name, class_="strong" if line.strong else None)
         items.append(element("li", swatch, name))
@@ -245,11 +259,13 @@ def span_charts(spans: Sequence[Span], words: Words, frames: Sequence[Frame] = (
 
 
 def _span_chart(spans: Sequence[Span], words: Words, frame: Frame) -> Markup:
-    letters = 26 if frame.labels else 13
-    left = 16 + 7.2 * max(len(shortened(span.name, letters)) for span in spans)
+    names = min(
+        max(text_width(span.name, FONT) for span in spans), 1.2 * MOST_NAME if frame.labels else 105.0
+    )
+    left = 16 + names
     right, row, top = 14.0, 24.0, 24.0
     bottom = top + row * len(spans) + 4
-    values = np.asarray([v for s in spans for v in (s.value, s.high) if v is not None and v > 0] or [1.0])
+    values = np.asarray([max(v, NANOSECOND) for s in spans for v in (s.value, s.high) if v is not None])
     low, high = 10.0 ** np.floor(np.log10(values.min())), 10.0 ** np.ceil(np.log10(values.max()) + 1e-9)
 
     def x_of(value: float) -> float:
@@ -266,7 +282,7 @@ def _span_chart(spans: Sequence[Span], words: Words, frame: Frame) -> Markup:
         parts.append(text(x, bottom + 16, duration(10.0**power), anchor=anchor))
     for place, span in enumerate(spans):
         y = top + row * (place + 0.5)
-        parts.append(label(left - 8, y + 4, span.name, letters, "series", "end"))
+        parts.append(label(left - 8, y + 4, span.name, names, "series", "end"))
         colour = f"s{span.style % COLOURS}"
         if span.high is not None:
             parts.append(

@@ -10,10 +10,15 @@ import math
 from collections.abc import Callable, Sequence
 
 from hyprl_jax.evaluation.findings import RankDiagram
-from hyprl_jax.evaluation.page.charts import NARROW, WIDE, Frame, Words, drawing, label, text
+from hyprl_jax.evaluation.page.charts import FONT, MOST_NAME, NARROW, WIDE, Frame, Words, drawing, label, text
 from hyprl_jax.evaluation.page.markup import Markup, element, joined, number
+from hyprl_jax.evaluation.scales import text_width
 
 ROW, BAR = 21.0, 8.0  # height of a name and of a bar
+AXIS = 60.0  # where the axis lies
+RANK = 44.0  # width of a mean rank and the air around it
+LEAST_SIDE = 165.0  # room left of the axis for the words about the critical difference
+TICK = 26.0  # least distance of two ticks
 
 
 def rank_diagrams(diagram: RankDiagram, words: Words, frames: Sequence[Frame] = (WIDE, NARROW)) -> Markup:
@@ -22,69 +27,48 @@ def rank_diagrams(diagram: RankDiagram, words: Words, frames: Sequence[Frame] = 
 
 
 def _diagram(diagram: RankDiagram, words: Words, frame: Frame) -> Markup:
-    letters = 24 if frame.labels else 11
-    side = 8 + 6.6 * min(letters + 6, max(len(name) for name in diagram.methods) + 6)
-    first, last = (
-        math.floor(diagram.ranks[0]),
-        max(math.ceil(diagram.ranks[-1]), math.floor(diagram.ranks[0]) + 1),
-    )
-    inner = (side, frame.width - side)
+    """Names on both sides where there is room for them, else all on the left, where no lines cross either."""
+    names = min(max(text_width(name, FONT) for name in diagram.methods), MOST_NAME)
+    left = diagram.left if frame.labels else len(diagram.methods)
+    inner = (max(names + RANK + 12, LEAST_SIDE), frame.width - (names + RANK + 12 if frame.labels else 16))
+    first = math.floor(diagram.ranks[0])
+    last = max(math.ceil(diagram.ranks[-1]), first + 1)
 
     def x_of(rank: float) -> float:
         return inner[0] + (inner[1] - inner[0]) * (rank - first) / (last - first)
 
-    axis = 54.0
-    parts = [text(4, 14, words.axis, "axis"), *_ruler(diagram, x_of, inner, axis, (first, last))]
-    bars_end = axis + 12 + BAR * max((bar.level + 1 for bar in diagram.bars), default=0)
+    parts = [text(4, 14, words.axis, "axis"), *_ruler(diagram, x_of, inner, (first, last))]
+    bars_end = AXIS + 12 + BAR * max((bar.level + 1 for bar in diagram.bars), default=0)
     for bar in diagram.bars:
-        y = axis + 12 + BAR * bar.level
+        y = AXIS + 12 + BAR * bar.level
         parts.append(
             element("line", x1=x_of(bar.low) - 3, x2=x_of(bar.high) + 3, y1=y, y2=y, class_="clique")
         )
-    left = diagram.left
     for place, (name, rank) in enumerate(zip(diagram.methods, diagram.ranks, strict=True)):
         on_left = place < left
-        row = place if on_left else len(diagram.methods) - 1 - place
-        y = bars_end + 12 + ROW * row
-        x, edge = x_of(rank), inner[0] - 4 if on_left else inner[1] + 4
-        stroke = f"M{number(x)},{number(axis)} L{number(x)},{number(y)} L{number(edge)},{number(y)}"
+        y = bars_end + 12 + ROW * (place if on_left else len(diagram.methods) - 1 - place)
+        edge, step, anchor = (inner[0] - 4, -1, "end") if on_left else (inner[1] + 4, 1, "start")
+        x = x_of(rank)
+        stroke = f"M{number(x)},{number(AXIS)} V{number(y)} H{number(edge)}"
         parts.append(element("path", d=stroke, class_="connector"))
-        words_x = edge - 4 if on_left else edge + 4
-        parts += _named(words_x, y + 4, name, rank, letters, "end" if on_left else "start")
+        parts.append(text(edge + 4 * step, y + 4, f"{rank:.2f}", "tick", anchor))
+        parts.append(label(edge + (RANK + 4) * step, y + 4, name, names, "series", anchor))
     return drawing(frame, words, *parts, height=bars_end + 12 + ROW * left)
 
 
-def _named(x: float, y: float, name: str, rank: float, letters: int, anchor: str) -> list[Markup]:
-    """The mean rank next to the line, and the name beyond it."""
-    beyond = x - 34 if anchor == "end" else x + 34
-    return [
-        text(x, y, f"{rank:.2f}", "tick", anchor),
-        label(beyond, y, name, letters, "series", anchor),
-    ]
-
-
 def _ruler(
-    diagram: RankDiagram,
-    x_of: Callable[[float], float],
-    inner: tuple[float, float],
-    axis: float,
-    ends: tuple[int, int],
+    diagram: RankDiagram, x_of: Callable[[float], float], inner: tuple[float, float], ends: tuple[int, int]
 ) -> list[Markup]:
     """The axis with its ticks, and the critical difference as a length above it."""
-    parts = [element("line", x1=inner[0], x2=inner[1], y1=axis, y2=axis, class_="axis-line")]
-    step = math.ceil((ends[1] - ends[0]) / 12)
+    parts = [element("line", x1=inner[0], x2=inner[1], y1=AXIS, y2=AXIS, class_="axis-line")]
+    step = math.ceil((ends[1] - ends[0]) / max((inner[1] - inner[0]) / TICK, 1.0))
     for rank in range(ends[0], ends[1] + 1, step):
         x = x_of(rank)
-        parts.append(element("line", x1=x, x2=x, y1=axis - 5, y2=axis, class_="axis-line"))
-        parts.append(text(x, axis - 9, str(rank), anchor="middle"))
-    length = x_of(ends[0] + diagram.difference) - x_of(ends[0])
+        parts.append(element("line", x1=x, x2=x, y1=AXIS - 5, y2=AXIS, class_="axis-line"))
+        parts.append(text(x, AXIS - 9, str(rank), anchor="middle"))
+    length = x_of(ends[0] + diagram.difference) - inner[0]
     words = f"critical difference {diagram.difference:.2f}"
-    if length <= inner[1] - inner[0]:
-        y = 24.0
-        start = inner[0]
-        stroke = f"M{number(start)},{y - 4} v8 M{number(start)},{y} h{number(length)} m0,-4 v8"
-        parts.append(element("path", d=stroke, class_="axis-line"))
-        parts.append(text(start + length + 8, y + 4, words, "tick"))
-    else:
-        parts.append(text(inner[0], 28, words + " (longer than the axis)", "tick"))
-    return parts
+    if length > inner[1] - inner[0]:
+        return [*parts, text(4, 32, words + ", longer than the axis")]
+    stroke = f"M{number(inner[0])},24 v8 m0,-4 h{number(length)} m0,-4 v8"
+    return [*parts, text(4, 32, words), element("path", d=stroke, class_="axis-line")]

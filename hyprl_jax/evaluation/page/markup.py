@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-VOID = frozenset({"meta", "br", "hr", "link", "img"})
+VOID = frozenset({"meta", "br", "wbr"})
 SHAPES = frozenset({"path", "line", "rect", "circle", "polygon"})
 # They turn the direction of the text that follows, far beyond the name that holds them.
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -132,5 +133,7 @@ def table(
 
 
 def _fitted(content: Content) -> Markup:
-    """Words as wide as they are up to a limit of the style sheet, where they wrap even inside long names."""
+    """Words as wide as they are up to a limit of the style sheet; long names wrap at their joints."""
+    if not isinstance(content, Markup):
+        content = Markup(re.sub(r"(?<=[^\W_])([_/-]+)(?=[^\W_])", r"\1<wbr>", escaped(content)))
     return element("bdi", content, class_="fit")

@@ -14,7 +14,7 @@ from hyprl_jax.evaluation.findings import (
     quoted_trials,
     told_apart,
 )
-from hyprl_jax.evaluation.page.charts import Words, legend, line_charts, lowest_words
+from hyprl_jax.evaluation.page.charts import Words, legend, line_charts, lowest_words, with_bands
 from hyprl_jax.evaluation.page.markup import Cell, Content, Markup, element, joined, name_of, paragraph, table
 from hyprl_jax.evaluation.page.material import Material, Section, counted, enumerated, figure, pair
 from hyprl_jax.evaluation.scales import LOWEST_REGRET
@@ -177,7 +177,8 @@ def curves(material: Material) -> Section:
     ranks = material.lines(material.summary["methods"], "rank", "rank_ci95")
     ends = ", ".join(f"{line.name} {line.values[-1]:.4f}" for line in regrets)
     rank_ends = ", ".join(f"{line.name} {line.values[-1]:.2f}" for line in ranks)
-    bands = f"Bands: {interval_words(material.summary)}."
+    whose = "" if len(with_bands(regrets)) == len(regrets) else " (of the three best and of policies)"
+    bands = f"Bands{whose}: {interval_words(material.summary)}."
     low = any((line.values < LOWEST_REGRET).any() for line in regrets)
     left = figure(
         line_charts(
