@@ -180,17 +180,17 @@ class _Seat:
     def describe(self, method: str) -> str | None:
         self._ensure()
         self._say(describe=method)
-        reason = "the import took too long"
+        message: dict[str, Any] = {"failed": "its import took too long"}
         if self.connection.poll(max(self._limit, LOADING_SECONDS)):
-            reason = "the import ended the process"
-            with contextlib.suppress(EOFError, OSError, ValueError):
+            try:
                 message = json.loads(self.connection.recv_bytes(_MOST_MESSAGE_BYTES))
-                if "failed" not in message:
-                    version: str | None = message["version"]
-                    return version
-                raise InputError(f"method {method!r} cannot be used: {message['failed']}")
-        self.clear()
-        raise InputError(f"method {method!r} cannot be used: {reason}")
+            except (EOFError, OSError, ValueError):
+                message = {"failed": "its import ended the process"}
+        if "failed" in message:
+            self.clear()
+            raise InputError(f"method {method!r} cannot be used: {message['failed']}")
+        version: str | None = message["version"]
+        return version
 
     def clear(self) -> None:
         """End the process and all that it started."""

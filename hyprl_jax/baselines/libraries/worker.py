@@ -108,7 +108,7 @@ class Worker:
             else:
                 self._play(message)
                 self._say(done=True)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             lasting = not isinstance(error, MemoryError | OSError)
             self._say(failed=one_line(error), trial=self._trial, lasting=lasting)
 
