@@ -249,6 +249,6 @@ def _provenance(
         "collections": {name: one.content_hash for name, one in tables.items()},
         "seeds": list(study.seeds),
         "starts": study.starts,
-        "notes": sorted(notes),
+        "notes": "; ".join(sorted(notes)),
         "machine": ", ".join([*machine, f"{os.cpu_count()} cores"]),
     }
