@@ -87,7 +87,8 @@ def _console_table(summary: dict[str, Any], width: int) -> Table:
     longest = max(cell_len(name) for name in [*names, "method"])
     shown = _fitting_columns(widths, trials, width - min(longest, MOST_NAME_WIDTH) - 4)
     table = Table(title=Text(title(summary)), caption=Text("normalized regret (rank); lower is better"))
-    table.add_column("method", no_wrap=True, overflow="ellipsis")
+    most = max(width - 4 - sum(widths[place] + 3 for place in shown), 6)
+    table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=most)
     for place in shown:
         table.add_column(heads[place], justify="right", no_wrap=True)
     for row, name in enumerate(names):

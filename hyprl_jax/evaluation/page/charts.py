@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyprl_jax.evaluation.page.markup import Markup, clean, element, joined, number
+from hyprl_jax.evaluation.page.markup import LONGEST_NAME, Markup, clean, element, joined, number
 from hyprl_jax.evaluation.scales import (
     LOWEST_REGRET,
     NANOSECOND,
@@ -20,6 +20,7 @@ from hyprl_jax.evaluation.scales import (
     fitted,
     log_range,
     log_ticks,
+    shortened,
     spread,
     text_width,
     trial_ticks,
@@ -248,7 +249,9 @@ def legend(lines: Sequence[Line]) -> Markup:
     for line in lines:
         stroke = element("path", d="M1,6 L25,6", class_=style_class(line))
         swatch = element("svg", stroke, viewBox="0 0 26 12", class_="swatch", aria_hidden="true")
-        name = element("bdi", line.name, class_="strong" if line.strong else None)
+        short = shortened(line.name, LONGEST_NAME)
+        kind, tip = "strong" if line.strong else None, line.name if short != line.name else None
+        name = element("bdi", short, class_=kind, title=tip)
         items.append(element("li", swatch, name))
     return element("ul", *items, class_="legend")
 

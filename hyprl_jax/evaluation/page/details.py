@@ -178,24 +178,28 @@ def collections(material: Material) -> Section | None:
 
 
 def _collection_table(material: Material, key: str) -> Markup:
-    """One row a collection, then the mean over collections."""
-    entries = [
-        (name, part["methods"], part["tasks"]) for name, part in material.summary["collections"].items()
+    """One row a method, one column a collection, then the mean over collections."""
+    parts = material.summary["collections"]
+    figures = [part["methods"] for part in parts.values()]
+    head: list[Content] = [
+        "method",
+        *(f"{name} ({counted(part['tasks'], 'task')})" for name, part in parts.items()),
     ]
     if "macro" in material.summary:
-        entries.append(("mean of the collections", material.summary["macro"], None))
-    rows: list[list[Content | Cell]] = []
-    for name, figures, size in entries:
-        values = [float(figures[method][key][-1]) for method in material.ordered]
-        marks = np.asarray(values) <= min(values) + 1e-12
-        digits = 4 if key == "normalized_regret" else 2
-        cells = [
-            Cell(f"{v:.{digits}f}", "best" if m else None, v) for v, m in zip(values, marks, strict=True)
+        figures.append(material.summary["macro"])
+        head.append("mean of the collections")
+    values = np.asarray([[float(one[name][key][-1]) for one in figures] for name in material.ordered])
+    best = values <= values.min(axis=0) + 1e-12
+    digits = 4 if key == "normalized_regret" else 2
+    rows: list[list[Content | Cell]] = [
+        [
+            name,
+            *(Cell(f"{v:.{digits}f}", "best" if b else None, v) for v, b in zip(shown, marks, strict=True)),
         ]
-        rows.append([name, Cell("", None) if size is None else str(size), *cells])
+        for name, shown, marks in zip(material.ordered, values.tolist(), best, strict=True)
+    ]
     words = "Mean normalized regret" if key == "normalized_regret" else "Average rank"
-    head = ["collection", "tasks", *material.ordered]
-    return table(f"{words} at trial {material.trials}", head, rows)
+    return table(f"{words} at trial {material.trials} by collection", head, rows)
 
 
 def failures(material: Material) -> Section | None:

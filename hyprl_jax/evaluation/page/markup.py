@@ -14,6 +14,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hyprl_jax.evaluation.scales import shortened
+
 VOID = frozenset({"meta", "br", "wbr"})
 SHAPES = frozenset({"path", "line", "rect", "circle", "polygon"})
 # They turn the direction of the text that follows, far beyond the name that holds them.
@@ -27,6 +29,7 @@ class Markup(str):
 
 
 Content = str | Markup
+LONGEST_NAME = 60  # of names in sentences, heads of columns and legends
 NEW_LINE = Markup("\n")
 
 
@@ -76,7 +79,8 @@ def number(value: float) -> str:
 
 def name_of(text: str) -> Markup:
     """A method, task or collection inside a sentence, kept apart from the direction of the text around it."""
-    return element("bdi", text, class_="name")
+    short = shortened(text, LONGEST_NAME)
+    return element("bdi", short, class_="name", title=text if short != text else None)
 
 
 def paragraph(*parts: Content, class_: str | None = None) -> Markup:
@@ -106,7 +110,9 @@ def table(
     `sortable` tables can be ordered by a click on a column's head where scripts are allowed.
     """
     columns = [
-        element("th", _fitted(word), scope="col", class_="text" if place in text_columns else None)
+        element(
+            "th", _fitted(word, LONGEST_NAME), scope="col", class_="text" if place in text_columns else None
+        )
         for place, word in enumerate(head)
     ]
     body = []
@@ -132,8 +138,11 @@ def table(
     return element("div", inner, class_="scroll", tabindex="0", role="group", aria_label=caption)
 
 
-def _fitted(content: Content) -> Markup:
+def _fitted(content: Content, longest: int | None = None) -> Markup:
     """Words as wide as they are up to a limit of the style sheet; long names wrap at their joints."""
+    title = None
     if not isinstance(content, Markup):
-        content = Markup(re.sub(r"(?<=[^\W_])([_/-]+)(?=[^\W_])", r"\1<wbr>", escaped(content)))
-    return element("bdi", content, class_="fit")
+        short = content if longest is None else shortened(content, longest)
+        title = content if short != content else None
+        content = Markup(re.sub(r"(?<=[^\W_])([_/-]+)(?=[^\W_])", r"\1<wbr>", escaped(short)))
+    return element("bdi", content, class_="fit", title=title)

@@ -12,7 +12,7 @@ import hashlib
 
 LIGHT = {
     "ground": "#ffffff", "ink": "#1d2126", "faint": "#596068", "rule": "#d5d9de", "panel": "#f5f6f8",
-    "accent": "#0b5c94", "grid": "#e6e8eb",
+    "accent": "#0b5c94", "grid": "#e6e8eb", "shade": "#c3c8ce",
     "c0": "#0072b2", "c1": "#d55e00", "c2": "#008a64", "c3": "#b8588d",
     "c4": "#a87400", "c5": "#3188bd", "c6": "#1d2126", "c7": "#7d7200",
     "h0": "#d4e6f5", "h1": "#f7f7f5", "h2": "#fdeccb", "h3": "#f9d296",
@@ -21,7 +21,7 @@ LIGHT = {
 }  # fmt: skip
 DARK = {
     "ground": "#14171a", "ink": "#e4e7ea", "faint": "#a0a8b0", "rule": "#383e45", "panel": "#1c2024",
-    "accent": "#7dbdec", "grid": "#262b30",
+    "accent": "#7dbdec", "grid": "#262b30", "shade": "#4a525a",
     "c0": "#4aa8e0", "c1": "#f07f2e", "c2": "#2bbf90", "c3": "#dd8fbb",
     "c4": "#e0a526", "c5": "#8accf2", "c6": "#e4e7ea", "c7": "#c9bb3a",
     "h0": "#173c5a", "h1": "#1c2024", "h2": "#3a2f18", "h3": "#57401a",
@@ -62,7 +62,11 @@ figcaption{margin-top:.25rem}
 .tables>*{min-width:0}
 .small-multiples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(17rem,100%),1fr));
  gap:.5rem 1.5rem}
-.scroll{overflow-x:auto;max-width:100%;margin:.75rem 0 1rem;border-radius:2px}
+.scroll{overflow-x:auto;max-width:100%;margin:.75rem 0 1rem;border-radius:2px;
+ background:linear-gradient(to right,var(--ground) 40%,transparent) left/3rem 100% no-repeat local,
+ linear-gradient(to left,var(--ground) 40%,transparent) right/3rem 100% no-repeat local,
+ linear-gradient(to right,var(--shade),transparent) left/1rem 100% no-repeat scroll,
+ linear-gradient(to left,var(--shade),transparent) right/1rem 100% no-repeat scroll}
 .scroll:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 table{border-collapse:collapse;font-size:.875rem;line-height:1.35}
 caption{text-align:left;padding:0 0 .4rem}
@@ -126,7 +130,8 @@ footer{margin-top:3rem;padding-top:1rem;padding-bottom:2.5rem;border-top:1px sol
  max-width:7rem}}
 @media print{body{font-size:10pt}main,header,footer{max-width:none;padding:0}nav{display:none}.tables{
  display:block}
- .wide{display:block}.narrow{display:none}.scroll{overflow:visible}tbody th,caption span{position:static}
+ .wide{display:block}.narrow{display:none}.scroll{overflow:visible;background:none}
+ tbody th,caption span{position:static}
  h2,h3,caption{break-after:avoid}figure,tr{break-inside:avoid}table{font-size:8pt}th,td{
  padding:.15rem .35rem}
  td{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
