@@ -45,9 +45,11 @@ run: $(VENV)/.installed-run
 	    --methods $(METHODS) --trials $(TRIALS) --out "$$run/evaluation"
 
 test: lint types
+	@scripts/setup_browser.sh
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 test-all: lint types
+	@scripts/setup_browser.sh
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test

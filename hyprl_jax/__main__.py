@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "surfaces build": ("surfaces:BUILD", "compute a collection by really training models"),
     "train": ("train:TRAIN", "pretrain policies on collections, or resume a run"),
     "evaluate": ("evaluate:EVALUATE", "play held-out tasks with a policy and with baselines"),
+    "report": ("report:REPORT", "one page with everything about an evaluation, or about several"),
     "bench": ("bench:BENCH", "the throughput of this machine"),
 }
 

@@ -226,10 +226,19 @@ def test_evaluate_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert frame["trial"].max() == 4
 
 
-def test_evaluate_without_a_run_over_all_folds(collection: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_without_a_run_over_all_folds(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "evaluation"
     words = ["evaluate", "--collections", str(collection), "--split", "kfold5", "--fold", "all"]
-    assert main([*words, "--methods", "random,mean_list", "--trials", "3", "--seeds", "0,1"]) == 0
+    words += ["--methods", "random,mean_list", "--trials", "3", "--seeds", "0,1", "--starts", "1"]
+    words += ["--out", str(out), "--report"]
+    monkeypatch.setattr(sys, "argv", ["hyprl", *words])
+    assert main(words) == 0
+    assert {"report.html", "table.tex"} <= {path.name for path in out.iterdir()}
+    assert "--starts 1" in json.loads((out / "summary.json").read_text())["provenance"]["command"]
     text = capsys.readouterr().out
+    assert "report.html" in text
     assert "mean_list" in text
     assert "10 tasks" in text
     assert "5 folds" in text
@@ -245,6 +254,10 @@ def test_evaluate_without_a_run_over_all_folds(collection: Path, capsys: pytest.
         (["--collections", "HERE", "--fold", "1,x"], "1,x"),
         (["--collections", "HERE", "--trials", "0"], "0"),
         (["RUN", "--split", "loo", "--fold", "3"], "training tasks"),
+        (["--collections", "HERE", "--report"], "--out"),
+        (["--collections", "HERE", "--published", "RGPE.json"], "NAME=FILE"),
+        (["--collections", "HERE", "--starts", "nowhere.json"], "nowhere.json"),
+        (["--collections", "HERE", "--methods", "random,no_such_module_here:Mine"], "no_such_module_here"),
     ],
 )
 def test_evaluation_mistakes(
