@@ -76,7 +76,7 @@ def test_what_differs_on_paper_only_is_said_to_be_equal() -> None:
 
     summary = summarize(both, resamples=20)
     text = Reader(html_page(both, summary)).text()
-    assert "It is not told apart from two (p = 1)" in text
+    assert "It cannot be told apart from two (p = 1)" in text
     assert "differs from" not in text
 
 

@@ -122,7 +122,8 @@ def _steps(trials: list[int], first: int, second: int) -> float:
 def title(summary: dict[str, Any]) -> str:
     """Collection, split, fold and sizes in one line."""
     fold = summary["fold"]
-    where = f"{len(fold)} folds" if isinstance(fold, list) else f"fold {fold}"
+    folds = fold if isinstance(fold, list) else [fold]
+    where = f"fold {folds[0]}" if len(folds) == 1 else f"{len(folds)} folds"
     split = f", {summary['split']}, {where}" if summary["split"] else ""
     sizes = ((len(summary["tasks"]), "task"), (summary["trials"], "trial"))
     words = ", ".join(f"{size} {word}{'s' if size > 1 else ''}" for size, word in sizes)

@@ -70,7 +70,7 @@ def _certainty(material: Material, period: str, best: str) -> Markup:
     if near:
         least = min(p_values[name] for name in near)
         words += [
-            "It is not told apart from ",
+            "It cannot be told apart from ",
             enumerated(near),
             f" ({_p(least, '=' if len(near) == 1 else '≥')})",
         ]
@@ -112,7 +112,7 @@ def _standing(material: Material, best: str) -> Markup:
     ends = ""
     if noted is not None and noted["best"] == best:
         low, high = noted["ci95"][focus]
-        ends = f" (95% interval {low:.4f} to {high:.4f})"
+        ends = f" (95% interval {low:.4f} to {high:.4f})".replace("-", "−")
     words: list[Content] = [
         name_of(focus),
         f" reaches {regrets[0]:.4f}, {regrets[0] - regrets[1]:.4f}{ends} behind ",
@@ -135,7 +135,9 @@ def facts(material: Material) -> Markup:
     words = [f" ({counted(size, 'task')})" if several else "" for size in sizes]
     homes = joined([joined([name_of(n), w]) for n, w in zip(collections, words, strict=True)], ", ")
     fold = summary["fold"]
-    folds = f"folds {', '.join(map(str, fold))}" if isinstance(fold, list) else f"fold {fold}"
+    several_folds = isinstance(fold, list) and len(fold) > 1
+    numbers = ", ".join(map(str, fold if isinstance(fold, list) else [fold]))
+    folds = f"folds {numbers}" if several_folds else f"fold {numbers}"
     split = joined([f"{summary['split']}, " if summary["split"] else "", folds])
     single = [
         name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hyprl_jax.evaluation.findings import EQUAL, PERIODS, SIGNIFICANT, p_words, rank_diagram
+from hyprl_jax.evaluation.findings import PERIODS, SIGNIFICANT, p_words, rank_diagram
 from hyprl_jax.evaluation.page.charts import Words
 from hyprl_jax.evaluation.page.diagram import rank_diagrams
 from hyprl_jax.evaluation.page.markup import Cell, Content, Markup, element, joined, paragraph, table
@@ -134,7 +134,7 @@ def _improvement_matrix(material: Material, period: str) -> Markup:
 
     def cell(row: str, column: str) -> Cell:
         chance = chances[row][column]
-        return Cell(f"{chance:.2f}", "apart" if chance > 0.5 + EQUAL else None, chance)
+        return Cell(f"{chance:.2f}", "apart" if round(chance, 2) > 0.5 else None, chance)
 
     where = material.period_words(period)
     return _matrix(

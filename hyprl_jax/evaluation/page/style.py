@@ -81,7 +81,7 @@ tbody tr:last-child>*{border-bottom:1px solid var(--rule)}
 th.text,td.text{text-align:left}
 tbody th{font-weight:500;position:sticky;left:0;background:var(--ground)}
 td.best,tr.best>*{font-weight:700}
-td small{color:var(--faint);font-size:.8125rem;font-weight:400}
+td small{color:var(--faint);font-size:.93em;font-weight:400}
 td.apart{font-weight:700}
 td.none{color:var(--faint)}
 thead button{all:unset;cursor:pointer;font:inherit;border-bottom:1px dotted var(--faint)}
@@ -134,7 +134,7 @@ footer{margin-top:3rem;padding-top:1rem;padding-bottom:2.5rem;border-top:1px sol
  tbody th,caption span{position:static}
  h2,h3,caption{break-after:avoid}figure,tr{break-inside:avoid}table{font-size:8pt}th,td{
  padding:.15rem .35rem}
- td{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+ td,.keys li{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
 SCRIPT = """
