@@ -68,11 +68,11 @@ def _certainty(material: Material, period: str, best: str) -> Markup:
     p_values = result["wilcoxon_holm"]["p_values"][best]
     words: list[Content] = []
     if near:
-        least = min(p_values[name] for name in near)
+        least, greatest = min(p_values[name] for name in near), max(p_values[name] for name in near)
         words += [
             "It cannot be told apart from ",
             enumerated(near),
-            f" ({_p(least, '=' if len(near) == 1 else '≥')})",
+            f" ({_p(least, '=' if least == greatest else '≥')})",
         ]
     if apart:
         most = max(p_values[name] for name in apart)
