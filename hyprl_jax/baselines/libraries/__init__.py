@@ -62,7 +62,7 @@ class Library:
 _HERE = "hyprl_jax.baselines.libraries"
 _CORE = ("numpy", "scipy", "ConfigSpace")
 LIBRARIES = {
-    "optuna_tpe": Library(f"{_HERE}.optuna_samplers", "OptunaTPE", ("optuna",), ("optuna", *_CORE)),
+    "optuna_tpe": Library(f"{_HERE}.optuna_samplers", "OptunaTPE", ("optuna",), ("optuna", *_CORE), 2),
     "optuna_gp": Library(
         f"{_HERE}.optuna_samplers", "OptunaGP", ("optuna", "torch"), ("optuna", "torch", *_CORE)
     ),

@@ -6,8 +6,10 @@ configuration of the table, and that one is added to the study with its result a
 that was asked for is closed as failed, which samplers ignore.
 
 - `optuna_tpe`: the library's defaults (Bergstra et al., "Algorithms for hyper-parameter optimization", NIPS
-  2011; since version 5 all hyperparameters of a space are modelled jointly). Where the space has conditions,
-  `group=True`: without it the joint model covers the unconditional hyperparameters alone.
+  2011). Since version 5 these model jointly the hyperparameters that every trial had, and each conditional
+  one by itself. `group=True`, which is still called experimental, would model the conditional ones of a
+  branch jointly too; on the three collections shipped with this project it made no difference (mean regret
+  at trial 25 of two seeds 0.055 instead of 0.050, 0.039 instead of 0.040, and 0.035 instead of 0.041).
 - `optuna_gp`: the library's defaults, log expected improvement. The library has no Gaussian process for
   conditional spaces: hyperparameters that are not active in every trial are drawn at random, as it always
   does.
@@ -94,11 +96,7 @@ class OptunaTPE(_OptunaTable):
     def __init__(self, problem: TableProblem) -> None:
         import optuna
 
-        conditional = any(parameter.conditional for parameter in problem.encoding.parameters)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `group` is called experimental, since 2021
-            sampler = optuna.samplers.TPESampler(seed=problem.seed, group=conditional)
-        super().__init__(problem, sampler)
+        super().__init__(problem, optuna.samplers.TPESampler(seed=problem.seed))
 
 
 class OptunaGP(_OptunaTable):
