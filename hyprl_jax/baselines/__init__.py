@@ -77,10 +77,11 @@ BASELINES = ("random", "mean_list", "portfolio", "gp_ei", "prior_ei")
 """The methods that every evaluation is compared with."""
 
 TRANSFER = {
-    "tst_r": "two_stage:TST_R",
-    "tst_m": "two_stage:TST_M",
-    "taf_r": "two_stage:TAF_R",
-    "rgpe": "ensembles:RGPE",
+    "tst_r": "transfer:TST_R",
+    "tst_m": "transfer:TST_M",
+    "taf_r": "transfer:TAF_R",
+    "taf_m": "transfer:TAF_M",
+    "rgpe": "transfer:RGPE",
     "ablr": "learned:ABLR",
     "fsbo": "learned:FSBO",
     "hyperbo": "learned:HYPERBO",

@@ -30,7 +30,7 @@ class EvaluateOptions:
     What is left out is taken from the run: collections, split, folds and trials.
 
     Methods: policy, policy_ensemble (the mean Q-value of all seeds); random, mean_list, portfolio, gp_ei,
-    prior_ei, start (what policies start from); transfer methods tst_r, tst_m, taf_r, rgpe, ablr, fsbo,
+    prior_ei, start (what policies start from); transfer methods tst_r, tst_m, taf_r, taf_m, rgpe, ablr, fsbo,
     hyperbo, fmlp; the libraries optuna_tpe, optuna_gp, smac, botorch (extra `baselines`); and
     package.module:Name for a class of your own that asks and tells.
     """

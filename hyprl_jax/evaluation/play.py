@@ -65,6 +65,9 @@ def play_methods(
         policy = run if isinstance(run, TrainedPolicy) else load_policy(run)
     beliefs = policy.config.surrogate if policy is not None else SurrogateConfig()
     seeds = tuple(seeds) if starts is not None else paired_seeds(tuple(seeds), policy)
+    for method in methods:
+        if method not in POLICIES:
+            make_baseline(method, beliefs)  # what cannot even be found is no fault of a method while it plays
     _check_starts(starts, (len(split.test), len(seeds)), trials)
     bank, index = banks.pack([tables])
     fold = banks.make_fold(index, [split], size=len(index.tasks))
