@@ -1,15 +1,18 @@
 """ABLR: Bayesian linear regression for each task on features that all tasks share (Perrone, Jenatton, Seeger
 and Archambeau, "Scalable Hyperparameter Transfer Learning", NeurIPS 2018).
 
-Task t has `y_t ~ N(Phi w_t, 1 / beta_t)` with `w_t ~ N(0, 1 / alpha_t)` (their eq. 2), where the features Phi
-come from a network of three tanh layers that all tasks share. The network and every known task's alpha and
-beta are learned together by the sum of the tasks' marginal likelihoods (their eq. 4 and 5), of which each
-step takes some tasks and some of their values. Prediction is their eq. 3.
+Task t has `y_t ~ N(Phi w_t, 1 / beta_t)` with `w_t ~ N(0, 1 / alpha_t)` (their eq. 2), where the features
+Phi come from a network of three tanh layers that all tasks share; objectives are counted from the mean of the
+known tasks. The network and every known task's alpha and beta are learned together by the sum of the tasks'
+marginal likelihoods (their eq. 4 and 5), of which each step takes some tasks and some of their values.
+Prediction is their eq. 3.
 
-The weights of the task being played are found by the same regression from its history. Its own alpha and
-beta are not fitted to a handful of results but averaged: several pairs around those of the known tasks are
-weighted by their evidence. Before there is a history all predictions are 0: the first configuration is the one
-that is best on average over the known tasks. The acquisition function is expected improvement, as in the paper.
+The weights of the task being played are found by the same regression from its history. The network stays as
+it is (the paper trains on, with the new task among the others), and the task's own alpha and beta are not
+fitted to a handful of results but averaged: several pairs around those of the known tasks are weighted by
+their evidence. Before there is a history all predictions are the same: the first configuration is the one
+that is best on average over the known tasks. The acquisition function is expected improvement, as in the
+paper.
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Task
 from hyprl_jax.rollout import Background
 
-_WIDTH = 32
+_WIDTH = 50
 _STEPS, _RATE = 300, 0.01
-_TASKS, _VALUES = 16, 48  # of a batch
+_TASKS, _VALUES = 16, 64  # of a batch
 _LEAST_NOISE = 1e-5
 _NOISES = (-1.0, 0.0, 1.0)  # in standard deviations of the known tasks' log-noises
+_AMPLITUDES = (0.1, 1.0)  # factors on that of the known tasks
 _LEAST_SPREAD = 0.5  # of log-alpha and log-beta of an unknown task
 
 
@@ -52,6 +56,8 @@ class Prepared(NamedTuple):
     """What a task that nobody has seen starts from."""
 
     layers: Layers
+    mean: jax.Array
+    """Scalar: what objectives are counted from."""
     hypotheses: Hypotheses
     """`[G]`: amplitude `1 / alpha` and noise `1 / beta`."""
     ranges: Ranges
@@ -66,7 +72,9 @@ def prepare(bank: SurfaceBank, fold: Fold, config: EnvConfig) -> Prepared:
     def one(known: KnownTasks, ranges: Ranges) -> Prepared:
         network = pretrain(known)
         start = initial.best_on_average(known)[None]
-        return Prepared(network.layers, hypotheses(network, known.usable), ranges, start)
+        return Prepared(
+            network.layers, typical_value(known), hypotheses(network, known.usable), ranges, start
+        )
 
     return meta.each_collection(one, bank, fold)
 
@@ -74,10 +82,19 @@ def prepare(bank: SurfaceBank, fold: Fold, config: EnvConfig) -> Prepared:
 def pretrain(known: KnownTasks, steps: int = _STEPS) -> Network:
     """Parameters after `steps` steps of training."""
 
-    def loss(network: Network, key: jax.Array) -> jax.Array:
-        return surprise(network, known, meta.draw_batch(key, known, _TASKS, _VALUES))
+    counted = known._replace(values=known.values - typical_value(known))
 
-    return meta.train(loss, begin(*known.values.shape[:1], known.encodings.shape[1]), steps, _RATE)
+    def loss(network: Network, key: jax.Array) -> jax.Array:
+        return surprise(network, counted, meta.draw_batch(key, counted, _TASKS, _VALUES))
+
+    return meta.train(loss, begin(known.values.shape[0], known.encodings.shape[1]), steps, _RATE)
+
+
+def typical_value(known: KnownTasks) -> jax.Array:
+    """Mean (scalar) over the usable known tasks of the mean of their measured values."""
+    present = known.present.astype(jnp.float32)
+    means = (known.values * present).sum(1) / jnp.maximum(present.sum(1), 1.0)
+    return jnp.sum(jnp.where(known.usable, means, 0.0)) / jnp.maximum(known.usable.sum(), 1)
 
 
 def begin(tasks: int, inputs: int) -> Network:
@@ -124,25 +141,23 @@ def regression_surprise(
 
 
 def hypotheses(network: Network, usable: jax.Array) -> Hypotheses:
-    """Pairs of amplitude and noise for an unknown task: the mean of the `usable [K]` known ones, and noises
-    around it. The amplitude alone would only change the unit of the objective, which is inferred anyhow."""
+    """Pairs of amplitude and noise for an unknown task, around the means of the `usable [K]` known ones."""
     count = jnp.maximum(usable.sum(), 1)
     amplitude = jnp.sum(jnp.where(usable, -network.log_alpha, 0.0)) / count
     logs = -jnp.log(precision(network.log_beta))
     noise = jnp.sum(jnp.where(usable, logs, 0.0)) / count
     spread = jnp.sqrt(jnp.sum(jnp.where(usable, (logs - noise) ** 2, 0.0)) / count + _LEAST_SPREAD**2)
-    offsets = jnp.asarray(_NOISES, jnp.float32)
+    pairs = jnp.asarray([(a, offset) for a in _AMPLITUDES for offset in _NOISES], jnp.float32)
     return Hypotheses(
-        jnp.broadcast_to(jnp.exp(amplitude), offsets.shape),
-        jnp.maximum(jnp.exp(noise + spread * offsets), _LEAST_NOISE),
-        jnp.ones_like(offsets),
+        pairs[:, 0] * jnp.exp(amplitude),
+        jnp.maximum(jnp.exp(noise + spread * pairs[:, 1]), _LEAST_NOISE),
     )
 
 
 def make_prior(prepared: Prepared, encodings: jax.Array) -> Prior:
-    """The prior over the candidates `encodings [N, F]`: mean 0 and covariance `Phi Phi'`."""
+    """The prior over the candidates `encodings [N, F]`: a constant mean and covariance `Phi Phi'`."""
     features = feature_map(prepared.layers, encodings)
-    mean = jnp.zeros(features.shape[0], jnp.float32)
+    mean = jnp.full(features.shape[0], prepared.mean)
     return Prior(mean, jnp.sum(features**2, axis=1), features, prepared.hypotheses, prepared.ranges)
 
 
@@ -153,14 +168,13 @@ def memory(shared: Background, task: Task, config: EnvConfig, prepared: Prepared
     return players.begin_memory(make_prior(mine, encodings), mine.starts, config)
 
 
-def linear_row(features: jax.Array, action: jax.Array, lengthscale: jax.Array) -> jax.Array:
+def linear_row(features: jax.Array, action: jax.Array) -> jax.Array:
     """`[N]` inner products of candidate `action` with all of `features [N, D]`."""
-    del lengthscale
     return features @ features[action]
 
 
 ABLR = Baseline(
-    players.process_player(linear_row, players.inferred, players.expected_improvement),
+    players.process_player(linear_row, players.expected_improvement),
     memory,
     stochastic=False,
     beliefs=SurrogateConfig(),

@@ -3,17 +3,17 @@ Optimization with Factorized Multilayer Perceptrons", ECML PKDD 2015).
 
 One network predicts the objective of any configuration on any dataset. Its inputs are the hyperparameters and
 an indicator of the dataset, and every unit of its first layer is a factorization machine over all inputs: a
-linear part and all products of two inputs, whose weights are inner products of latent vectors. Written out for
-an indicator, a dataset has an *embedding*: a bias and a latent vector for each hidden unit, and the latter is
-multiplied with the latent image of the hyperparameters.
+linear part and all products of two inputs, whose weights are inner products of latent vectors. Written out
+for an indicator, a dataset has an *embedding*: a bias and a latent vector for each hidden unit, and the
+latter is multiplied with the latent image of the hyperparameters.
 
-The network and the embeddings of the known datasets are learned together, by Adam on the squared error. The
-embedding of the task being played starts from the known ones' distribution and is fitted to the history after
-every trial, a few gradient steps from where it was; the network itself, which the paper trains on, stays.
-Uncertainty is that of an ensemble, one of the ways the paper compares. Members differ in their start
-and in their anchor: each pulls its embedding to a draw from the distribution of the known ones, which makes
-the ensemble an approximate posterior (Pearce, Leibfried, Brintrup, Zaki and Neely 2020). Expected improvement
-chooses.
+The network and the embeddings of the known datasets are learned together, by Adam on the squared error. While
+playing, training goes on for the new dataset: after every trial its embedding, which starts from the known
+ones' distribution, and its own copy of the network, held near the shared one, are fitted to the history by a
+few gradient steps from where they were. Uncertainty is that of an ensemble, one of the ways the paper
+compares. Members differ in their start and in their anchor: each is pulled to a draw from the distribution of
+embeddings and weights, which makes the ensemble an approximate posterior (Pearce, Leibfried, Brintrup, Zaki
+and Neely 2020). Expected improvement chooses.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _COLUMNS = 64  # of a batch; all known tasks are in it
 _DECAY = 1e-4  # on the weights, as a penalty
 _ADAPTING_STEPS, _ADAPTING_RATE = 12, 0.15  # after every trial
 _LEAST_NOISE = 1e-3  # variance
+_DRIFT = 0.07  # standard deviation of a task's own weights around the shared ones
+_CLOSER = 0.1  # an adapted network may leave this share of the variance that the shared one leaves
 
 
 class Embedding(NamedTuple):
@@ -75,31 +77,44 @@ class Image(NamedTuple):
     """`[N, H, R]` what the dataset's latent vectors are multiplied with."""
 
 
-class Prepared(NamedTuple):
-    """The trained ensemble; leaves lead with `[E]` but for the last."""
+class Model(NamedTuple):
+    """All that is fitted to a task: its embedding and a network (also: deviations of these)."""
 
-    networks: Network
-    centre: Embedding
-    """Mean over the known datasets."""
-    spread: Embedding
-    """Standard deviation over the known datasets."""
-    anchors: Embedding
-    """Draws from that distribution in units of its standard deviation."""
+    embedding: Embedding
+    network: Network
+
+
+class Member(NamedTuple):
+    """A trained network and what it knows of unknown datasets."""
+
+    centre: Model
+    """The network, and the mean embedding of the known datasets."""
+    spread: Model
+    """Standard deviations, around it, of what an unknown dataset needs."""
+    anchor: Model
+    """A draw of deviations, in units of `spread`."""
     noise: jax.Array
-    """Variance of what a network leaves unexplained on the known datasets."""
+    """Variance of what an adapted network may leave unexplained."""
     variance: jax.Array
-    """`[E, N]` variance of the predictions over the known datasets' embeddings."""
+    """`[N]` variance of an unknown dataset's objectives around the prediction for the mean embedding."""
+
+
+class Prepared(NamedTuple):
+    """The trained ensemble."""
+
+    members: Member
+    """Leaves `[E, ...]`."""
     ranges: Ranges
 
 
 class Memory(NamedTuple):
-    """What the player remembers; `prepared` and `images` do not change."""
+    """What the player remembers; only `deviations` change."""
 
     prepared: Prepared
-    images: Image
-    """`[E, N, ...]`"""
-    embeddings: Embedding
-    """`[E, ...]` in units of the known ones' standard deviation around their mean."""
+    encodings: jax.Array
+    """`[N, F]`"""
+    deviations: Model
+    """Leaves `[E, ...]`: every member's model, in units of `spread` around its `centre`."""
 
 
 def prepare(bank: SurfaceBank, fold: Fold, config: EnvConfig) -> Prepared:
@@ -107,19 +122,23 @@ def prepare(bank: SurfaceBank, fold: Fold, config: EnvConfig) -> Prepared:
     del config
 
     def one(known: KnownTasks, ranges: Ranges) -> Prepared:
-        def member(key: jax.Array) -> tuple:
+        def member(key: jax.Array) -> Member:
             network, embeddings = pretrain(key, known)
-            return network, *_distribution(jax.random.fold_in(key, 1), network, embeddings, known)
+            return describe(jax.random.fold_in(key, 1), network, embeddings, known)
 
-        return Prepared(*jax.vmap(member)(jax.random.split(jax.random.key(0), MEMBERS)), ranges)
+        return Prepared(jax.vmap(member)(jax.random.split(jax.random.key(0), MEMBERS)), ranges)
 
     return meta.each_collection(one, bank, fold)
 
 
 def pretrain(key: jax.Array, known: KnownTasks, steps: int = _STEPS) -> tuple[Network, Embedding]:
     """A network and embeddings `[K, ...]` of the known tasks after `steps` steps of training."""
+
+    def loss(both: tuple[Network, Embedding], step_key: jax.Array) -> jax.Array:
+        return error(both[0], both[1], known, step_key)
+
     start = begin(key, known.encodings.shape[1], known.values.shape[0])
-    return meta.train(lambda both, step_key: error(*both, known, step_key), start, steps, _RATE)
+    return meta.train(loss, start, steps, _RATE)
 
 
 def begin(key: jax.Array, inputs: int, tasks: int) -> tuple[Network, Embedding]:
@@ -171,108 +190,110 @@ def predict(network: Network, image: Image, embedding: Embedding) -> jax.Array:
     return perceptron.apply_layers(network.output, jnp.tanh(with_dataset))[:, 0] + 0.5
 
 
-def _distribution(
-    key: jax.Array, network: Network, embeddings: Embedding, known: KnownTasks
-) -> tuple[Embedding, Embedding, Embedding, jax.Array, jax.Array]:
-    """Centre, spread, anchor, noise and variance of one member."""
+def describe(key: jax.Array, network: Network, embeddings: Embedding, known: KnownTasks) -> Member:
+    """A member from its network and the embeddings `[K, ...]` of the known tasks."""
     usable = known.usable.astype(jnp.float32)
     count = jnp.maximum(usable.sum(), 1.0)
     mean_over_tasks = lambda leaf: jnp.tensordot(usable, leaf, 1) / count
-    centre = jax.tree.map(mean_over_tasks, embeddings)
-    spread = jax.tree.map(
-        lambda leaf, middle: jnp.sqrt(mean_over_tasks((leaf - middle) ** 2) + 1e-4), embeddings, centre
+    middle = jax.tree.map(mean_over_tasks, embeddings)
+    around = lambda leaf, mean: jnp.sqrt(mean_over_tasks((leaf - mean) ** 2) + 1e-4)
+    centre = Model(middle, network)
+    spread = Model(
+        jax.tree.map(around, embeddings, middle),
+        jax.tree.map(lambda leaf: jnp.full(leaf.shape, _DRIFT), network),
     )
-    bias_key, latent_key = jax.random.split(key)
-    anchor = Embedding(
-        jax.random.normal(bias_key, centre.bias.shape), jax.random.normal(latent_key, centre.factors.shape)
-    )
+    leaves, structure = jax.tree.flatten(centre)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(one, leaf.shape) for one, leaf in zip(keys, leaves, strict=True)]
+    anchor = jax.tree.unflatten(structure, drawn)
+
     image = image_of(network, known.encodings)
     predicted = jax.vmap(lambda embedding: predict(network, image, embedding))(embeddings)
     there = known.present & known.usable[:, None]
     noise = jnp.sum(jnp.where(there, (predicted - known.values) ** 2, 0.0)) / jnp.maximum(there.sum(), 1)
-    variance = mean_over_tasks((predicted - predict(network, image, centre)) ** 2)
-    return centre, spread, anchor, noise + _LEAST_NOISE, variance
+    variance = mean_over_tasks((predicted - predict(network, image, middle)) ** 2)
+    return Member(centre, spread, anchor, _CLOSER * noise + _LEAST_NOISE, variance + noise + _LEAST_NOISE)
 
 
 def memory(shared: Background, task: Task, config: EnvConfig, prepared: Prepared) -> Memory:
-    """The memory before the first trial: every member's embedding is at its anchor."""
+    """The memory before the first trial: every member is at its anchor."""
     del config
     mine = meta.of_collection(prepared, task.collection)
     encodings = meta.of_collection(shared.encodings, task.collection)
-    images = jax.vmap(image_of, in_axes=(0, None))(mine.networks, encodings)
-    return Memory(mine, images, mine.anchors)
+    return Memory(mine, encodings, mine.members.anchor)
 
 
-def embed(prepared: Prepared, units: Embedding) -> Embedding:
-    """An embedding given in units of the known ones' standard deviation around their mean."""
-    return jax.tree.map(
-        lambda unit, middle, size: middle + size * unit, units, prepared.centre, prepared.spread
+def believed(member: Member, deviations: Model, encodings: jax.Array) -> jax.Array:
+    """`[N]` predictions for configurations `encodings [N, F]` by a model given by its deviations."""
+    model = jax.tree.map(
+        lambda unit, mean, size: mean + size * unit, deviations, member.centre, member.spread
     )
+    return predict(model.network, image_of(model.network, encodings), model.embedding)
 
 
 def misfit(
-    units: Embedding, prepared: Prepared, image: Image, values: jax.Array, weights: jax.Array
+    deviations: Model, member: Member, encodings: jax.Array, values: jax.Array, weights: jax.Array
 ) -> jax.Array:
-    """Minus the log-posterior of one member's embedding, anchored: squared errors of `values [T]` at the
-    configurations of `image [T, ...]`, those with `weights [T]` 1, over the noise, and the squared distance
-    from the anchor, both halved."""
-    predicted = predict(prepared.networks, image, embed(prepared, units))
-    errors = 0.5 * jnp.sum(weights * (predicted - values) ** 2) / prepared.noise
-    off = jax.tree.map(lambda unit, anchor: jnp.sum((unit - anchor) ** 2), units, prepared.anchors)
-    return errors + 0.5 * sum(jax.tree.leaves(off))
+    """Minus the log-posterior of one member's model, anchored: half the squared errors of `values [T]` at
+    `encodings [T, F]`, those with `weights [T]` 1, over the noise, and half the squared distance from the
+    anchor."""
+    errors = jnp.sum(weights * (believed(member, deviations, encodings) - values) ** 2) / member.noise
+    off = jax.tree.map(lambda unit, anchor: jnp.sum((unit - anchor) ** 2), deviations, member.anchor)
+    return 0.5 * (errors + sum(jax.tree.leaves(off)))
 
 
 def adapt(
-    units: Embedding, prepared: Prepared, image: Image, values: jax.Array, weights: jax.Array
-) -> Embedding:
-    """One member's embedding after `_ADAPTING_STEPS` steps of Adam on `misfit`."""
+    deviations: Model, member: Member, encodings: jax.Array, values: jax.Array, weights: jax.Array
+) -> Model:
+    """One member's deviations after `_ADAPTING_STEPS` steps of Adam on `misfit`."""
     optimizer = optax.adam(optax.cosine_decay_schedule(_ADAPTING_RATE, _ADAPTING_STEPS, 0.1))
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
-        units, state = carry
-        gradients = jax.grad(misfit)(units, prepared, image, values, weights)
+        deviations, state = carry
+        gradients = jax.grad(misfit)(deviations, member, encodings, values, weights)
         changes, state = optimizer.update(gradients, state)
-        return (optax.apply_updates(units, changes), state), None
+        return (optax.apply_updates(deviations, changes), state), None
 
-    (units, _), _ = jax.lax.scan(step, (units, optimizer.init(units)), None, length=_ADAPTING_STEPS)
-    return units
+    start = (deviations, optimizer.init(deviations))
+    (deviations, _), _ = jax.lax.scan(step, start, None, length=_ADAPTING_STEPS)
+    return deviations
 
 
 def history_units(memory: Memory, view: View) -> process.Units:
     """Scale and shift of the task's raw objectives, from the known tasks' ranges and from what the ensemble
     expects of an unknown task at the tested configurations, as if these were independent."""
-    prepared, state = memory.prepared, view.state
-    expected = jax.vmap(predict)(prepared.networks, memory.images, prepared.centre).mean(0)[state.actions]
-    variance = prepared.variance.mean(0)[state.actions] + prepared.noise.mean()
+    members, state = memory.prepared.members, view.state
+    none = jax.tree.map(jnp.zeros_like, memory.deviations)
+    tested = memory.encodings[state.actions]
+    expected = jax.vmap(believed, in_axes=(0, 0, None))(members, none, tested).mean(0)
+    variance = members.variance.mean(0)[state.actions]
     seen = (jnp.arange(state.actions.shape[0]) < state.trial).astype(jnp.float32)
-    facts = jnp.stack([state.objectives - prepared.ranges.lower, jnp.ones_like(expected), expected])
+    ranges = memory.prepared.ranges
+    facts = jnp.stack([state.objectives - ranges.lower, jnp.ones_like(expected), expected])
     moments = (facts * seen / variance) @ facts.T
-    log_determinant = jnp.sum(seen * jnp.log(variance))
-    return process.infer_units(moments, log_determinant, prepared.ranges, state.trial)
+    return process.infer_units(moments, jnp.sum(seen * jnp.log(variance)), ranges, state.trial)
 
 
 def act(memory: Memory, view: View, key: jax.Array) -> tuple[Memory, Choice]:
-    """Fits the embeddings to the history and takes the candidate of the largest expected improvement."""
+    """Fits the members to the history and takes the candidate of the largest expected improvement."""
     del key
-    prepared, state, legal = memory.prepared, view.state, view.observation.legal
+    members, state, legal = memory.prepared.members, view.state, view.observation.legal
     units = history_units(memory, view)
-    values = units.scale * (state.objectives - prepared.ranges.lower) + units.shift
+    values = units.scale * (state.objectives - memory.prepared.ranges.lower) + units.shift
     seen = (jnp.arange(values.shape[0]) < state.trial).astype(jnp.float32)
+    tested = memory.encodings[state.actions]
 
-    members = prepared._replace(ranges=None)  # its other leaves lead with the members
+    def one(deviations: Model, member: Member) -> tuple[Model, jax.Array]:
+        deviations = adapt(deviations, member, tested, values, seen)
+        return deviations, believed(member, deviations, memory.encodings)
 
-    def one(embedding: Embedding, member: Prepared, image: Image) -> tuple[Embedding, jax.Array]:
-        tested = jax.tree.map(lambda leaf: leaf[state.actions], image)
-        embedding = adapt(embedding, member, tested, values, seen)
-        return embedding, predict(member.networks, image, embed(member, embedding))
-
-    embeddings, predicted = jax.vmap(one)(memory.embeddings, members, memory.images)
+    deviations, predicted = jax.vmap(one)(memory.deviations, members)
     mean, deviation = predicted.mean(0), jnp.sqrt(predicted.var(0) + 1e-6)
-    first = jnp.max(jnp.where(legal, mean, -jnp.inf), initial=-1e3)
-    incumbent = jnp.where(state.trial > 0, jnp.max(jnp.where(seen > 0, values, -jnp.inf)), first)
+    incumbent = jnp.max(jnp.where(seen > 0, values, -jnp.inf))
     improvement = surrogate.expected_improvement(mean, deviation, incumbent)
-    action = explore.masked_argmax(improvement, legal)
-    return memory._replace(embeddings=embeddings), Choice(action, None)
+    # Nothing can be improved before the first result: the best prediction is tested first.
+    action = explore.masked_argmax(jnp.where(state.trial > 0, improvement, mean), legal)
+    return memory._replace(deviations=deviations), Choice(action, None)
 
 
 FMLP = Baseline(act, memory, stochastic=False, beliefs=SurrogateConfig(), prepare=prepare)

@@ -3,14 +3,13 @@ Optimization with Deep Kernel Surrogates", ICLR 2021).
 
 A Gaussian process with a kernel on the outputs of a network is trained by the marginal likelihood of batches
 of the known tasks (their Algorithm 1). So that it does not depend on the range of the objective, which is
-unknown for a new task, each batch's labels are scaled anew: two numbers l < u are drawn between a task's worst
-and best and the labels become `(y - l) / (u - l)` (their task augmentation). The first configurations of a
-new task are those that together serve the known tasks best (`initial.warm_start`), and from then on the
+unknown for a new task, each batch's labels are scaled anew: two numbers l < u are drawn between a task's
+worst and best and the labels become `(y - l) / (u - l)` (their task augmentation). The first configurations
+of a new task are those that together serve the known tasks best (`initial.warm_start`), and from then on the
 history, scaled to lie between 0 and 1, is all that is known of its range. Expected improvement chooses.
 
-The paper adapts network and kernel to the history by gradient steps after every trial. Here the network stays
-as it is and only what a short history can tell is adapted, the kernel's amplitude and the noise: hypotheses
-around the trained values are weighted by their evidence. That costs one row of a Cholesky factor a trial.
+After every trial network and kernel are trained on by a few gradient steps on the history's marginal
+likelihood, from where they were (their Algorithm 2, which fine-tunes too).
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from hyprl_jax import explore, surrogate
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.baselines.baseline import Baseline
 from hyprl_jax.baselines.learned import initial, meta, perceptron, players, process
 from hyprl_jax.baselines.learned.meta import Batch, KnownTasks, Ranges
 from hyprl_jax.baselines.learned.perceptron import Layers
-from hyprl_jax.baselines.learned.players import ProcessMemory
-from hyprl_jax.baselines.learned.process import Hypotheses, Prior
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Task
-from hyprl_jax.rollout import Background
+from hyprl_jax.rollout import Background, Choice, View
 
 STARTS = 5
 """Configurations of the warm start."""
@@ -38,8 +37,8 @@ _STEPS, _RATE = 300, 0.01
 _TASKS, _VALUES = 16, 32  # of a batch
 _LEAST_NOISE = 1e-4
 _LEAST_RANGE = 0.2  # of the drawn range, in units of a task's own
-_NOISES = (0.1, 1.0)  # factors on the trained noise
-_LENGTHSCALES = (0.4, 0.7, 1.0, 1.5)  # factors on the trained lengthscale
+_TUNING_STEPS, _TUNING_RATE = 5, 0.003  # after every trial
+_LEAST_HISTORY = 1e-3  # range of a history, in units of a known task's range
 
 
 class DeepKernel(NamedTuple):
@@ -59,6 +58,17 @@ class Prepared(NamedTuple):
     ranges: Ranges
     starts: jax.Array
     """`[STARTS]` int32."""
+
+
+class Memory(NamedTuple):
+    """What the player remembers; only `kernel` changes."""
+
+    kernel: DeepKernel
+    ranges: Ranges
+    starts: jax.Array
+    """`[STARTS]` int32."""
+    encodings: jax.Array
+    """`[N, F]`"""
 
 
 def prepare(bank: SurfaceBank, fold: Fold, config: EnvConfig) -> Prepared:
@@ -100,7 +110,7 @@ def rescaled(key: jax.Array, batch: Batch) -> Batch:
 def surprise(kernel: DeepKernel, encodings: jax.Array, batch: Batch) -> jax.Array:
     """Negative log marginal likelihood of a batch, a value, mean over tasks (their eq. 6 and 7)."""
     features = feature_map(kernel, encodings)
-    noise = jnp.exp(kernel.log_noise) + _LEAST_NOISE
+    noise = noise_of(kernel)
 
     def one(columns: jax.Array, values: jax.Array, present: jax.Array) -> jax.Array:
         places = features[columns]
@@ -110,33 +120,93 @@ def surprise(kernel: DeepKernel, encodings: jax.Array, batch: Batch) -> jax.Arra
     return batch.weights @ jax.vmap(one)(batch.columns, batch.values, batch.present)
 
 
+def noise_of(kernel: DeepKernel) -> jax.Array:
+    """Variance of the noise, bounded from below."""
+    return jnp.exp(kernel.log_noise) + _LEAST_NOISE
+
+
 def feature_map(kernel: DeepKernel, encodings: jax.Array) -> jax.Array:
     """`[N, D]` features of the candidates `encodings [N, F]`."""
     return perceptron.apply_layers(kernel.layers, perceptron.centred(encodings))
 
 
-def make_prior(kernel: DeepKernel, ranges: Ranges, encodings: jax.Array) -> Prior:
-    """The prior over the candidates `encodings [N, F]`, a hypothesis for each pair of factors."""
-    features = feature_map(kernel, encodings)
-    pairs = jnp.asarray([(noise, scale) for noise in _NOISES for scale in _LENGTHSCALES], jnp.float32)
-    amplitude = jnp.full(pairs.shape[0], jnp.exp(kernel.log_amplitude))
-    noise = (jnp.exp(kernel.log_noise) + _LEAST_NOISE) * pairs[:, 0]
-    mean = jnp.full(features.shape[0], kernel.mean)
-    return Prior(mean, jnp.ones_like(mean), features, Hypotheses(amplitude, noise, pairs[:, 1]), ranges)
-
-
-def memory(shared: Background, task: Task, config: EnvConfig, prepared: Prepared) -> ProcessMemory:
+def memory(shared: Background, task: Task, config: EnvConfig, prepared: Prepared) -> Memory:
     """The memory before the first trial."""
+    del config
     mine = meta.of_collection(prepared, task.collection)
     encodings = meta.of_collection(shared.encodings, task.collection)
-    return players.begin_memory(make_prior(mine.kernel, mine.ranges, encodings), mine.starts, config)
+    return Memory(mine.kernel, mine.ranges, mine.starts, encodings)
 
 
-FSBO = Baseline(
-    players.process_player(process.matern_row, players.of_history, players.expected_improvement),
-    memory,
-    stochastic=False,
-    beliefs=SurrogateConfig(),
-    prepare=prepare,
-)
+class History(NamedTuple):
+    """The T trials of an episode, those still to come with weight 0."""
+
+    encodings: jax.Array
+    """`[T, F]`"""
+    labels: jax.Array
+    """`[T]` scaled to lie between 0 (the worst) and 1 (the best so far)."""
+    seen: jax.Array
+    """`[T]` 1 or 0."""
+
+
+def look_back(memory: Memory, view: View) -> History:
+    """The history of the task being played."""
+    state = view.state
+    seen = jnp.arange(state.actions.shape[0]) < state.trial
+    worst = jnp.min(jnp.where(seen, state.objectives, jnp.inf))
+    best = jnp.max(jnp.where(seen, state.objectives, -jnp.inf))
+    width = jnp.maximum(best - worst, _LEAST_HISTORY * jnp.exp(-memory.ranges.log_scale))
+    labels = jnp.where(seen, 1.0 - (best - state.objectives) / width, 0.0)
+    return History(memory.encodings[state.actions], labels, seen.astype(jnp.float32))
+
+
+def history_surprise(kernel: DeepKernel, history: History) -> jax.Array:
+    """Negative log marginal likelihood of the history, a result."""
+    features = feature_map(kernel, history.encodings)
+    covariance = jnp.exp(kernel.log_amplitude) * process.matern(features, features)
+    return process.surprise(history.labels - kernel.mean, covariance, noise_of(kernel), history.seen)
+
+
+def fine_tune(kernel: DeepKernel, history: History, trial: jax.Array) -> DeepKernel:
+    """The kernel after `_TUNING_STEPS` steps of Adam; as it was before the second of the `trial` results."""
+    optimizer = optax.adam(_TUNING_RATE)
+
+    def step(carry: tuple, _: None) -> tuple[tuple, None]:
+        kernel, state = carry
+        gradients = jax.grad(history_surprise)(kernel, history)
+        gradients = jax.tree.map(lambda leaf: jnp.where(trial > 1, leaf, 0.0), gradients)
+        changes, state = optimizer.update(gradients, state)
+        return (optax.apply_updates(kernel, changes), state), None
+
+    (kernel, _), _ = jax.lax.scan(step, (kernel, optimizer.init(kernel)), None, length=_TUNING_STEPS)
+    return kernel
+
+
+def posterior(kernel: DeepKernel, encodings: jax.Array, history: History) -> tuple[jax.Array, jax.Array]:
+    """Posterior mean and standard deviation `[N]` of the labels of candidates `encodings [N, F]` (Rasmussen
+    and Williams 2006, algorithm 2.1)."""
+    tested, features = feature_map(kernel, history.encodings), feature_map(kernel, encodings)
+    amplitude, seen = jnp.exp(kernel.log_amplitude), history.seen
+    gram = amplitude * process.matern(tested, tested) * seen[:, None] * seen
+    factor = jnp.linalg.cholesky(gram + jnp.diag(noise_of(kernel) * seen + 1.0 - seen))
+    cross = amplitude * process.matern(tested, features) * seen[:, None]
+    rows = jax.scipy.linalg.solve_triangular(factor, cross, lower=True)
+    white = jax.scipy.linalg.solve_triangular(factor, (history.labels - kernel.mean) * seen, lower=True)
+    variance = amplitude - (rows**2).sum(0)
+    return kernel.mean + white @ rows, jnp.sqrt(jnp.maximum(variance, 1e-8))
+
+
+def act(memory: Memory, view: View, key: jax.Array) -> tuple[Memory, Choice]:
+    """Fine-tunes the kernel and takes the candidate of the largest expected improvement, after the warm
+    start."""
+    del key
+    history = look_back(memory, view)
+    kernel = fine_tune(memory.kernel, history, view.state.trial)
+    mean, deviation = posterior(kernel, memory.encodings, history)
+    improvement = surrogate.expected_improvement(mean, deviation, jnp.float32(1.0))
+    best = explore.masked_argmax(improvement, view.observation.legal)
+    return memory._replace(kernel=kernel), Choice(players.started(memory.starts, view, best), None)
+
+
+FSBO = Baseline(act, memory, stochastic=False, beliefs=SurrogateConfig(), prepare=prepare)
 """The baseline `fsbo`."""

@@ -1,11 +1,11 @@
 """HyperBO: a Gaussian process whose mean and kernel were trained before (Wang, Dahl, Swersky, Lee, Nado,
 Gilmer, Snoek and Ghahramani, "Pre-trained Gaussian processes for Bayesian optimization", arXiv 2109.08215).
 
-The mean function and a Matern kernel on the outputs of a network, with its amplitude and noise, are trained by
-the mean negative log-likelihood of the known tasks (their eq. 6; each step draws some values of some tasks).
-The prior is then taken as it is: only results update it, nothing is fitted again while playing. The acquisition
-function is the paper's, probability of improvement over 0.1 above the best value, on the predictive
-distribution of a noisy result.
+The mean function and a Matern kernel on the outputs of a network, with its amplitude and noise, are trained
+by the mean negative log-likelihood of the known tasks (their eq. 6; each step draws some values of some
+tasks). The prior is then taken as it is: only results update it, nothing is fitted again while playing. The
+acquisition function is the paper's, probability of improvement over 0.1 above the best value, on the
+predictive distribution of a noisy result.
 
 The paper's objectives share a unit. Here the known tasks are in units of their ranges, and the range of the
 task being played is inferred (`process.infer_units`).
@@ -96,8 +96,7 @@ def make_prior(parameters: Pretrained, ranges: Ranges, encodings: jax.Array) -> 
     """The prior over the candidates `encodings [N, F]`, one hypothesis."""
     mean, features = mean_and_features(parameters, encodings)
     amplitude, noise = jnp.exp(parameters.log_amplitude), jnp.exp(parameters.log_noise) + _LEAST_NOISE
-    hypotheses = Hypotheses(amplitude[None], noise[None], jnp.ones(1))
-    return Prior(mean, jnp.ones_like(mean), features, hypotheses, ranges)
+    return Prior(mean, jnp.ones_like(mean), features, Hypotheses(amplitude[None], noise[None]), ranges)
 
 
 def memory(
@@ -118,7 +117,7 @@ def probability_of_improvement(posterior: Posterior, prior: Prior) -> jax.Array:
 
 
 HYPERBO = Baseline(
-    players.process_player(process.matern_row, players.inferred, probability_of_improvement),
+    players.process_player(process.matern_row, probability_of_improvement),
     memory,
     stochastic=False,
     beliefs=SurrogateConfig(),

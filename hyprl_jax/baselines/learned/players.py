@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from hyprl_jax import explore, surrogate
 from hyprl_jax.baselines.learned import process
-from hyprl_jax.baselines.learned.process import Covariance, Posterior, Prior, Trace, Units
+from hyprl_jax.baselines.learned.process import Covariance, Posterior, Prior, Trace
 from hyprl_jax.config import EnvConfig
 from hyprl_jax.rollout import Act, Choice, View
 
@@ -31,7 +31,6 @@ class ProcessMemory(NamedTuple):
 
 Acquire = Callable[[Posterior, Prior], jax.Array]
 """`acquire(posterior, prior) -> [G, N]`, not negative where hypotheses are averaged."""
-InUnits = Callable[[Trace, Prior, View], Units]
 
 
 def begin_memory(prior: Prior, starts: jax.Array, config: EnvConfig) -> ProcessMemory:
@@ -45,21 +44,11 @@ def expected_improvement(posterior: Posterior, prior: Prior) -> jax.Array:
     return surrogate.expected_improvement(posterior.mean, posterior.deviation, posterior.incumbent[:, None])
 
 
-def inferred(trace: Trace, prior: Prior, view: View) -> Units:
-    """Units by inference from the known tasks' ranges and the history, for each hypothesis."""
-    each = jax.vmap(process.infer_units, in_axes=(0, 0, None, None))
-    return each(trace.moments, trace.log_determinant, prior.ranges, view.state.trial)
-
-
-def of_history(trace: Trace, prior: Prior, view: View) -> Units:
-    """Units in which the history lies between 0 and 1, for each hypothesis."""
-    each = jax.vmap(process.history_units, in_axes=(0, None, None, None))
-    return each(trace, prior.ranges, view.state.objectives, view.state.trial)
-
-
-def process_player(covariance: Covariance, units: InUnits, acquire: Acquire) -> Act:
+def process_player(covariance: Covariance, acquire: Acquire) -> Act:
     """The player that takes the legal candidate of the largest mean acquisition over all hypotheses, after
     the starting configurations of its memory."""
+
+    infer = jax.vmap(process.infer_units, in_axes=(0, 0, None, None))
 
     def act(memory: ProcessMemory, view: View, key: jax.Array) -> tuple[ProcessMemory, Choice]:
         del key
@@ -68,7 +57,8 @@ def process_player(covariance: Covariance, units: InUnits, acquire: Acquire) -> 
         trace = process.learn_latest(
             prior, memory.trace, covariance, state.trial, state.actions[latest], state.objectives[latest]
         )
-        posterior = process.read(prior, trace, units(trace, prior, view), state.incumbent, legal)
+        units = infer(trace.moments, trace.log_determinant, prior.ranges, state.trial)
+        posterior = process.read(prior, trace, units, state.incumbent, legal)
         best = explore.masked_argmax(posterior.weights @ acquire(posterior, prior), legal)
         action = started(memory.starts, view, best)
         return memory._replace(trace=trace), Choice(action, None)

@@ -32,8 +32,6 @@ class Hypotheses(NamedTuple):
     """Factor on the covariance."""
     noise: jax.Array
     """Variance of the noise."""
-    lengthscale: jax.Array
-    """Factor on the lengthscale of the covariance, if it has one."""
 
 
 class Prior(NamedTuple):
@@ -86,8 +84,8 @@ class Units(NamedTuple):
     """Log marginal likelihood of the raw history."""
 
 
-Covariance = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""`covariance(features [N, D], action, lengthscale) -> [N]` for amplitude 1."""
+Covariance = Callable[[jax.Array, jax.Array], jax.Array]
+"""`covariance(features [N, D], action) -> [N]` for amplitude 1."""
 
 
 def begin(prior: Prior, trials: int) -> Trace:
@@ -112,11 +110,11 @@ def learn_latest(
 ) -> Trace:
     """The traces `[G, ...]` after the latest of `trial` trials, which tested `action` (int32) and found
     the raw `objective`; unchanged if there was none yet."""
+    row = covariance(prior.features, action)
     begun = (trial > 0).astype(jnp.float32)
     relative = objective - prior.ranges.lower
 
     def one(trace: Trace, hypothesis: Hypotheses) -> Trace:
-        row = covariance(prior.features, action, hypothesis.lengthscale)
         variance = jnp.maximum(trace.variance[action], 0.0) + hypothesis.noise
         deviation = jnp.sqrt(variance)
         explained = trace.rows[:, action] @ trace.rows
@@ -156,22 +154,6 @@ def infer_units(moments: jax.Array, log_determinant: jax.Array, ranges: Ranges, 
     return Units(posterior @ scale, posterior @ shift, evidence)
 
 
-def history_units(
-    trace: Trace, ranges: Ranges, objectives: jax.Array, trial: jax.Array, least: float = 1e-3
-) -> Units:
-    """Units in which the history `objectives [T]` of `trial` results lies between 0 (its worst) and 1 (its
-    best); a history of no range counts as `least` of a known task's range wide."""
-    seen = jnp.arange(objectives.shape[0]) < trial
-    low = jnp.min(jnp.where(seen, objectives, jnp.inf))
-    high = jnp.max(jnp.where(seen, objectives, -jnp.inf))
-    low, high = jnp.where(trial > 0, low, ranges.lower), jnp.where(trial > 0, high, ranges.lower)
-    scale = 1.0 / jnp.maximum(high - low, least * jnp.exp(-ranges.log_scale))
-    shift = -scale * (low - ranges.lower)
-    (yy, y1, ym), (_, oo, om), (_, _, mm) = trace.moments
-    misfit = scale**2 * yy + shift**2 * oo + mm + 2.0 * (scale * shift * y1 - scale * ym - shift * om)
-    return Units(scale, shift, -0.5 * (misfit + trace.log_determinant))
-
-
 def read(prior: Prior, trace: Trace, units: Units, best: jax.Array, legal: jax.Array) -> Posterior:
     """The posterior of all hypotheses (`trace` and `units` lead with `[G]`); `best` is the best raw objective
     so far, minus infinity before the first trial, `legal [N]` bool."""
@@ -194,10 +176,9 @@ def matern(features: jax.Array, others: jax.Array) -> jax.Array:
     return _matern_of(squared)
 
 
-def matern_row(features: jax.Array, action: jax.Array, lengthscale: jax.Array) -> jax.Array:
+def matern_row(features: jax.Array, action: jax.Array) -> jax.Array:
     """`[N]` Matern covariance between candidate `action` and all of `features [N, D]`."""
-    squared = ((features - features[action]) ** 2).sum(1)
-    return _matern_of(squared / lengthscale**2)
+    return _matern_of(((features - features[action]) ** 2).sum(1))
 
 
 def _matern_of(squared: jax.Array) -> jax.Array:
