@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from hyprl_jax import explore
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.baselines import gaussian
+from hyprl_jax.baselines.own_process import first_whiteners, longer_whitener, look_back, prolonged
 from hyprl_jax.baselines.source_models import learn_processes
-from hyprl_jax.baselines.two_stage import gather
 from hyprl_jax.config import EnvConfig
 from hyprl_jax.env import Task
 from hyprl_jax.rollout import Background, Choice, View
@@ -52,8 +52,8 @@ class EnsembleSources(NamedTuple):
 class Draws(NamedTuple):
     """S draws from each known task's posterior at the tested candidates, of at most T."""
 
-    rows: jax.Array
-    """`[K, T, T]` Cholesky factor of the posterior covariance; identity for trials to come."""
+    whitener: jax.Array
+    """`[K, T, T]` inverse Cholesky factor of the posterior covariance; identity for trials to come."""
     normals: jax.Array
     """`[K, S, T]` standard normals behind the draws."""
     values: jax.Array
@@ -67,6 +67,8 @@ class EnsembleMemory(NamedTuple):
 
     sources: EnsembleSources
     draws: Draws
+    whiteners: jax.Array
+    """`[G, T, T]`, see `own_process`."""
 
 
 def learn_ensemble(bank: SurfaceBank, fold: Fold, config: EnvConfig) -> EnsembleSources:
@@ -90,15 +92,17 @@ def ensemble_memory(
     del shared, task
     tasks, trials = sources.mean.shape[0], config.trials
     empty = jnp.zeros((tasks, SAMPLES, trials), jnp.float32)
-    rows = jnp.broadcast_to(jnp.eye(trials, dtype=jnp.float32), (tasks, trials, trials))
-    return EnsembleMemory(sources, Draws(rows, empty, empty, jnp.zeros((tasks, SAMPLES), jnp.float32)))
+    whitener = jnp.broadcast_to(jnp.eye(trials, dtype=jnp.float32), (tasks, trials, trials))
+    draws = Draws(whitener, empty, empty, jnp.zeros((tasks, SAMPLES), jnp.float32))
+    return EnsembleMemory(sources, draws, first_whiteners(trials))
 
 
 def rgpe_player(memory: EnsembleMemory, view: View, key: jax.Array) -> tuple[EnsembleMemory, Choice]:
     """Expected improvement under the ensemble."""
     prolong_key, own_key, drop_key = jax.random.split(key, 3)
     state, encodings, sources = view.state, view.known.encodings, memory.sources
-    evidence = gather(view)
+    whiteners = prolonged(memory.whiteners, view)
+    evidence = look_back(whiteners, view)
     normals = jax.random.normal(prolong_key, memory.draws.losses.shape)
     longer = prolong(sources, memory.draws, view, normals)
     draws = jax.tree.map(lambda new, old: jnp.where(state.trial > 0, new, old), longer, memory.draws)
@@ -114,11 +118,10 @@ def rgpe_player(memory: EnsembleMemory, view: View, key: jax.Array) -> tuple[Ens
     weights = jnp.where(state.trial < FEWEST, equal, ranked)
     mean = weights[:-1] @ sources.mean + weights[-1] * own
     variance = weights[:-1] ** 2 @ sources.deviation**2 + (weights[-1] * own_deviation) ** 2
-    best = jnp.max(jnp.where(evidence.present, evidence.values, -jnp.inf), initial=-jnp.inf)
-    improvement = gaussian.log_expected_improvement(mean, jnp.sqrt(variance), best)
+    improvement = gaussian.log_expected_improvement(mean, jnp.sqrt(variance), evidence.incumbent)
     score = jnp.where(state.trial > 0, improvement, mean)
     choice = explore.masked_argmax(score, view.observation.legal)
-    return EnsembleMemory(sources, draws), Choice(choice, None)
+    return EnsembleMemory(sources, draws, whiteners), Choice(choice, None)
 
 
 def prolong(sources: EnsembleSources, draws: Draws, view: View, normals: jax.Array) -> Draws:
@@ -133,15 +136,14 @@ def prolong(sources: EnsembleSources, draws: Draws, view: View, normals: jax.Arr
         prior = gaussian.correlation(encodings[tested], encodings[action][None], source.lengthscale)[:, 0]
         covariance = source.variance * (prior - source.white[tested] @ source.white[action])
         covariance = jnp.where(earlier, covariance, 0.0)
-        row = jax.scipy.linalg.solve_triangular(draw.rows, covariance, lower=True)
-        rest = jnp.sqrt(jnp.maximum(source.deviation[action] ** 2 - row @ row, 1e-6 * source.variance))
+        own = source.deviation[action] ** 2
+        whitener, row, rest = longer_whitener(draw.whitener, covariance, own, place)
         value = source.mean[action] + draw.normals @ row + rest * normal
-        rows = draw.rows.at[place].set(row.at[place].set(rest))
         ahead = (value[:, None] < draw.values) ^ (result < state.objectives)
         behind = (draw.values < value[:, None]) ^ (state.objectives < result)
         wrong = jnp.sum(jnp.where(earlier, ahead.astype(jnp.float32) + behind, 0.0), axis=1)
         return Draws(
-            rows,
+            whitener,
             draw.normals.at[:, place].set(normal),
             draw.values.at[:, place].set(value),
             draw.losses + wrong,

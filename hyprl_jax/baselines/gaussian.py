@@ -1,30 +1,26 @@
 """Gaussian processes over the candidates of a task, for transfer baselines that combine many of them.
 
 A squared exponential kernel with one lengthscale a feature, a mean of 0 (values come standardised), and
-noise. Hyperparameters follow from the marginal likelihood: by gradient steps for the processes of known
-tasks, which have many points and are learned once, and over a grid for that of the task being played, which
-has few and changes after every trial. Points are padded to a fixed number, so that everything runs under
-`vmap` and `scan`: padding is decoupled from all else by a row of the identity. All in float32, hence the
-lower limit on noise.
+noise, as a share of the variance of the process. Points are padded to a fixed number, so that everything runs
+under `vmap` and `scan`: padding is decoupled from all else by a row of the identity. All in float32, hence
+the lower limit on noise.
+
+Covariances are factorised by code of its own: JAX hands batches of them to LAPACK in pieces that its threads
+wait for, and on a machine with two cores two such calls at a time wait for each other for ever.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
-
-LENGTHSCALES = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0)
-"""Grid for a process of few points, the same for all features."""
-NOISES = (1e-3, 1e-2, 1e-1)
-"""Grid for its noise, as a share of the variance of the process."""
 
 _STEPS = 15
 _RATE = 0.2
 _LENGTH_RANGE = (0.05, 20.0)
 _NOISE_RANGE = (1e-4, 1.0)
+_BASE = 16  # rows of a block that is factorised row by row
 _SERIES = -6.0  # below, the logarithm of the improvement is summed as a series
 
 
@@ -77,7 +73,7 @@ def condition(
     encodings: jax.Array, columns: jax.Array, values: jax.Array, present: jax.Array, hyper: Hyper
 ) -> Process:
     """The process after `values [M]` at the candidates `columns [M]` of `encodings [N, F]`."""
-    whitener = _whitener(_factor(encodings[columns], present, hyper))
+    whitener = inverse_factor(_covariance(encodings[columns], present, hyper))
     dual = whitener.T @ (whitener @ jnp.where(present, values, 0.0))
     return Process(columns, present, whitener, dual, hyper)
 
@@ -106,28 +102,6 @@ def leave_one_out(process: Process, values: jax.Array) -> tuple[jax.Array, jax.A
     return values - process.dual / precision, jnp.sqrt(process.hyper.variance * spread)
 
 
-def fit_grid(encodings: jax.Array, columns: jax.Array, values: jax.Array, present: jax.Array) -> Process:
-    """The process of the most likely lengthscale and noise of a grid; `values [M]` standardised.
-
-    Its variance is the most likely one with one value of size 1 seen beforehand: a first result alone says
-    nothing about the spread of the others.
-    """
-    values = jnp.where(present, values, 0.0)
-    lengths, noises = jnp.meshgrid(jnp.asarray(LENGTHSCALES), jnp.asarray(NOISES), indexing="ij")
-
-    def evidence(lengthscale: jax.Array, noise: jax.Array) -> jax.Array:
-        hyper = Hyper(lengthscale, noise, jnp.float32(1.0))
-        factor = _factor(encodings[columns], present, hyper)
-        white = jax.scipy.linalg.solve_triangular(factor, values, lower=True)
-        return _evidence(factor, white, present)
-
-    best = jnp.argmax(jax.vmap(evidence)(lengths.ravel(), noises.ravel()))
-    hyper = Hyper(lengths.ravel()[best], noises.ravel()[best], jnp.float32(1.0))
-    process = condition(encodings, columns, values, present, hyper)
-    variance = _variance(values @ process.dual, present)
-    return process._replace(hyper=hyper._replace(variance=variance))
-
-
 def fit_gradient(points: jax.Array, values: jax.Array, present: jax.Array) -> Hyper:
     """Hyperparameters for `values [M]` at `points [M, F]` by steps up the gradient of the marginal likelihood
     (Rasmussen and Williams 2006, eq. 5.9), normalised as by Adam (Kingma and Ba 2015)."""
@@ -139,11 +113,10 @@ def fit_gradient(points: jax.Array, values: jax.Array, present: jax.Array) -> Hy
         return Hyper(jnp.exp(logs[:-1]), jnp.exp(logs[-1]), jnp.float32(1.0))
 
     def slope(logs: jax.Array) -> jax.Array:
-        factor = _factor(points, present, unpack(logs))
-        whitener = _whitener(factor)
+        whitener = inverse_factor(_covariance(points, present, unpack(logs)))
         inverse = whitener.T @ whitener
         dual = inverse @ values
-        outer = jnp.outer(dual, dual) / _variance(values @ dual, present) - inverse
+        outer = jnp.outer(dual, dual) / likely_variance(values @ dual, present) - inverse
         # The gradient is a product with the derivative of the covariance: no need to go back through the
         # factorisation.
         return jax.grad(lambda at: 0.5 * jnp.sum(outer * _covariance(points, present, unpack(at))))(logs)
@@ -159,9 +132,29 @@ def fit_gradient(points: jax.Array, values: jax.Array, present: jax.Array) -> Hy
     start = jnp.zeros(points.shape[1] + 1).at[-1].set(jnp.log(1e-2))
     carry = (start, jnp.zeros_like(start), jnp.zeros_like(start))
     logs = jax.lax.scan(step, carry, jnp.arange(1.0, _STEPS + 1.0))[0][0]
-    factor = _factor(points, present, unpack(logs))
-    white = jax.scipy.linalg.solve_triangular(factor, values, lower=True)
-    return unpack(logs)._replace(variance=_variance(white @ white, present))
+    white = inverse_factor(_covariance(points, present, unpack(logs))) @ values
+    return unpack(logs)._replace(variance=likely_variance(white @ white, present))
+
+
+def likely_variance(misfit: jax.Array, present: jax.Array) -> jax.Array:
+    """The most likely variance of a process whose whitened values, those `present [M]`, have the sum of
+    squares `misfit`, with one of size 1 seen beforehand: a first result alone says nothing about the spread
+    of the others."""
+    return (1.0 + misfit) / (1.0 + present.sum())
+
+
+def inverse_factor(covariance: jax.Array) -> jax.Array:
+    """Inverse `[M, M]` of the lower triangular Cholesky factor of `covariance [M, M]`, by blocks: first that
+    of the upper half, then that of what the upper half leaves unexplained of the lower one."""
+    size = covariance.shape[0]
+    if size <= _BASE:
+        return _eliminate(covariance)
+    half = (size // 2 + _BASE - 1) // _BASE * _BASE
+    upper = inverse_factor(covariance[:half, :half])
+    below = covariance[half:, :half] @ upper.T
+    lower = inverse_factor(covariance[half:, half:] - below @ below.T)
+    top = jnp.concatenate([upper, jnp.zeros((half, size - half), covariance.dtype)], axis=1)
+    return jnp.concatenate([top, jnp.concatenate([-lower @ below @ upper, lower], axis=1)])
 
 
 def log_expected_improvement(mean: jax.Array, deviation: jax.Array, incumbent: jax.Array) -> jax.Array:
@@ -179,7 +172,6 @@ def log_expected_improvement(mean: jax.Array, deviation: jax.Array, incumbent: j
 
 def _covariance(points: jax.Array, present: jax.Array, hyper: Hyper) -> jax.Array:
     """`[M, M]` in units of the variance; identity for padding."""
-    chex.assert_rank([points, present], [2, 1])
     both = present[:, None] & present
     identity = jnp.eye(points.shape[0], dtype=jnp.float32)
     related = correlation(points, points, hyper.lengthscale)
@@ -188,20 +180,16 @@ def _covariance(points: jax.Array, present: jax.Array, hyper: Hyper) -> jax.Arra
     return jnp.where(both, related, identity)
 
 
-def _factor(points: jax.Array, present: jax.Array, hyper: Hyper) -> jax.Array:
-    return jnp.linalg.cholesky(_covariance(points, present, hyper))
+def _eliminate(covariance: jax.Array) -> jax.Array:
+    """`inverse_factor` by Gaussian elimination beside the identity."""
+    size = covariance.shape[0]
+    places = jnp.arange(size)
 
+    def eliminate(place: jax.Array, rows: jax.Array) -> jax.Array:
+        pivot = rows[place]
+        root = jnp.sqrt(jnp.maximum(pivot[place], 1e-6))  # at least what rounding leaves of the noise
+        share = jnp.where(places > place, rows[:, place] / root, 0.0)
+        return jnp.where((places == place)[:, None], pivot / root, rows - share[:, None] * (pivot / root))
 
-def _whitener(factor: jax.Array) -> jax.Array:
-    identity = jnp.eye(factor.shape[0], dtype=jnp.float32)
-    return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
-
-
-def _variance(misfit: jax.Array, present: jax.Array) -> jax.Array:
-    return (1.0 + misfit) / (1.0 + present.sum())
-
-
-def _evidence(factor: jax.Array, white: jax.Array, present: jax.Array) -> jax.Array:
-    """Log marginal likelihood at the most likely variance, up to a constant."""
-    spread = jnp.log(_variance(white @ white, present))
-    return -0.5 * (1.0 + present.sum()) * spread - jnp.sum(jnp.log(jnp.diagonal(factor)))
+    start = jnp.concatenate([covariance, jnp.eye(size, dtype=covariance.dtype)], axis=1)
+    return jax.lax.fori_loop(0, size, eliminate, start)[:, size:]

@@ -1,21 +1,41 @@
-"""The transfer methods that are made of Gaussian processes of the known tasks, ready to be played."""
+"""The transfer baselines made of Gaussian processes, by name.
+
+- `tst_r`, `tst_m`: two-stage transfer surrogates, known tasks weighted by ranks or by metafeatures.
+- `taf_r`, `taf_m`: transfer acquisition functions with the same weights.
+- `rgpe`: the ranking-weighted Gaussian process ensemble.
+"""
 
 from __future__ import annotations
 
-from hyprl_jax.baselines import ensembles, source_models, two_stage
-from hyprl_jax.baselines.baseline import Baseline
-from hyprl_jax.config import SurrogateConfig
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-# Their own processes are all they look at: the loop's surrogate may be the cheapest that knows the peers.
-_BELIEFS = SurrogateConfig(prior="mean")
+from hyprl_jax.bank import Fold, SurfaceBank
+from hyprl_jax.baselines import ensembles, two_stage
+from hyprl_jax.baselines.source_models import learn_sources
+from hyprl_jax.config import EnvConfig
+from hyprl_jax.env import Task
+from hyprl_jax.rollout import Act, Background
 
-TST_R, TST_M, TAF_R, TAF_M = (
-    Baseline(player, two_stage.two_stage_memory, False, _BELIEFS, source_models.learn_sources)
-    for player in (
-        two_stage.tst_r_player,
-        two_stage.tst_m_player,
-        two_stage.taf_r_player,
-        two_stage.taf_m_player,
-    )
-)
-RGPE = Baseline(ensembles.rgpe_player, ensembles.ensemble_memory, True, _BELIEFS, ensembles.learn_ensemble)
+
+class Transfer(NamedTuple):
+    """A player and what it needs, as in `baselines.Baseline`."""
+
+    act: Act
+    memory: Callable[[Background, Task, EnvConfig, Any], Any]
+    prepare: Callable[[SurfaceBank, Fold, EnvConfig], Any]
+    stochastic: bool
+
+
+def _two_stage(act: Act) -> Transfer:
+    return Transfer(act, two_stage.two_stage_memory, learn_sources, False)
+
+
+TRANSFER = {
+    "tst_r": _two_stage(two_stage.tst_r_player),
+    "tst_m": _two_stage(two_stage.tst_m_player),
+    "taf_r": _two_stage(two_stage.taf_r_player),
+    "taf_m": _two_stage(two_stage.taf_m_player),
+    "rgpe": Transfer(ensembles.rgpe_player, ensembles.ensemble_memory, ensembles.learn_ensemble, True),
+}
+"""All of them by name."""

@@ -8,8 +8,9 @@ Euclidean distance of metafeatures. TST takes the weighted mean of all processes
 of the played task included at distance 0, with the deviation of the latter; TAF ("Scalable Gaussian
 process-based transfer surrogates for hyperparameter optimization", Machine Learning 2018) the weighted mean
 of the played task's expected improvement and the improvements that the known tasks predict. Bandwidths and
-margin of the improvement and what happens before two results are those of the authors' public code and
-experiments: before, all known tasks weigh the same, and without any result the weighted mean decides.
+what happens before there are two results are those of the authors' public code and experiments: all known
+tasks weigh the same, and without any result the weighted mean decides. Here all values are standardised, by
+task and by history: results need not lie between 0 and 1.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 
 from hyprl_jax import explore
 from hyprl_jax.baselines import gaussian
-from hyprl_jax.baselines.gaussian import Process
+from hyprl_jax.baselines.own_process import Evidence, first_whiteners, look_back, prolonged
 from hyprl_jax.baselines.source_models import SourceModels
 from hyprl_jax.config import EnvConfig
 from hyprl_jax.env import Task
@@ -37,24 +38,13 @@ _PEAK = 0.75  # the Epanechnikov kernel at distance 0
 
 
 class TwoStageMemory(NamedTuple):
-    """The same throughout an episode."""
+    """What is known beforehand, and the processes of the played task."""
 
     sources: SourceModels
     similarity: jax.Array
     """`[K]` weights of the known tasks by metafeatures; 0 for those that may not be used."""
-
-
-class Evidence(NamedTuple):
-    """What the history says, from T trials at most."""
-
-    tested: jax.Array
-    """`[T]` int32 candidates tested, 0 for trials to come."""
-    present: jax.Array
-    """`[T]` bool: trials done."""
-    values: jax.Array
-    """`[T]` results, standardised; 0 for trials to come."""
-    process: Process
-    """The process of the played task."""
+    whiteners: jax.Array
+    """`[G, T, T]`, see `own_process`."""
 
 
 def epanechnikov(distance: jax.Array) -> jax.Array:
@@ -66,7 +56,7 @@ def two_stage_memory(
     shared: Background, task: Task, config: EnvConfig, sources: SourceModels
 ) -> TwoStageMemory:
     """The memory of the players of this module before the first trial of `task`."""
-    del shared, config
+    del shared
     peers = task.peers[:, None]
     known = sources.metafeatures
     low = jnp.min(jnp.where(peers, known, jnp.inf), axis=0)
@@ -76,7 +66,8 @@ def two_stage_memory(
     diagonal = jnp.sqrt(jnp.maximum(varies.sum(), 1))
     distance = jnp.sqrt(jnp.sum(apart**2, axis=1)) / diagonal
     similarity = epanechnikov(distance / METAFEATURE_BANDWIDTH)
-    return TwoStageMemory(sources, jnp.where(task.peers, similarity, 0.0))
+    similarity = jnp.where(task.peers, similarity, 0.0)
+    return TwoStageMemory(sources, similarity, first_whiteners(config.trials))
 
 
 def tst_r_player(memory: TwoStageMemory, view: View, key: jax.Array) -> tuple[TwoStageMemory, Choice]:
@@ -103,15 +94,6 @@ def taf_m_player(memory: TwoStageMemory, view: View, key: jax.Array) -> tuple[Tw
     return _transfer_acquisition(memory, view, by_rank=False)
 
 
-def gather(view: View) -> Evidence:
-    """The history and the process of the played task after it."""
-    state = view.state
-    present = jnp.arange(state.objectives.shape[0]) < state.trial
-    tested = jnp.where(present, state.actions, 0)
-    values = gaussian.standardised(state.objectives, present)[0]
-    return Evidence(tested, present, values, gaussian.fit_grid(view.known.encodings, tested, values, present))
-
-
 def rank_distance(mean: jax.Array, tested: jax.Array, values: jax.Array, present: jax.Array) -> jax.Array:
     """`[K]` share of pairs of tested candidates that are ordered one way by `mean [K, N]` and another by the
     results (ECML 2016, eq. 9); 0 with less than two."""
@@ -131,23 +113,23 @@ def weigh(memory: TwoStageMemory, view: View, evidence: Evidence, by_rank: bool)
 
 
 def _two_stage(memory: TwoStageMemory, view: View, by_rank: bool) -> tuple[TwoStageMemory, Choice]:
-    evidence = gather(view)
+    memory = memory._replace(whiteners=prolonged(memory.whiteners, view))
+    evidence = look_back(memory.whiteners, view)
     weights = weigh(memory, view, evidence, by_rank)
     own, deviation = gaussian.predict(evidence.process, view.known.encodings)
     mean = (_PEAK * own + weights @ memory.sources.mean) / (_PEAK + weights.sum())
-    best = jnp.max(jnp.where(evidence.present, evidence.values, -jnp.inf), initial=-jnp.inf)
-    improvement = gaussian.log_expected_improvement(mean, deviation, best)
+    improvement = gaussian.log_expected_improvement(mean, deviation, evidence.incumbent)
     # Without a result everything is as uncertain as everything else.
     score = jnp.where(view.state.trial > 0, improvement, mean)
     return memory, Choice(explore.masked_argmax(score, view.observation.legal), None)
 
 
 def _transfer_acquisition(memory: TwoStageMemory, view: View, by_rank: bool) -> tuple[TwoStageMemory, Choice]:
-    evidence = gather(view)
+    memory = memory._replace(whiteners=prolonged(memory.whiteners, view))
+    evidence = look_back(memory.whiteners, view)
     weights = weigh(memory, view, evidence, by_rank)
     own, deviation = gaussian.predict(evidence.process, view.known.encodings)
-    best = jnp.max(jnp.where(evidence.present, evidence.values, -jnp.inf), initial=-jnp.inf)
-    improvement = jnp.exp(gaussian.log_expected_improvement(own, deviation, best))
+    improvement = jnp.exp(gaussian.log_expected_improvement(own, deviation, evidence.incumbent))
     mean = memory.sources.mean
     reached = jnp.max(jnp.where(evidence.present, mean[:, evidence.tested], -jnp.inf), axis=1, keepdims=True)
     total = _PEAK * improvement + weights @ jnp.maximum(mean - reached, 0.0)
