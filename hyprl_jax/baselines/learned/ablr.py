@@ -1,14 +1,13 @@
 """ABLR: Bayesian linear regression for each task on features that all tasks share (Perrone, Jenatton, Seeger
 and Archambeau, "Scalable Hyperparameter Transfer Learning", NeurIPS 2018).
 
-Task t has `y_t ~ N(Phi w_t, 1 / beta_t)` with `w_t ~ N(0, 1 / alpha_t)` (their eq. 2), where the features
-Phi come from a network of three tanh layers that all tasks share; objectives are counted from the mean of the
+Task t has `y_t ~ N(Phi w_t, 1 / beta_t)` with `w_t ~ N(0, 1 / alpha_t)` (section 3), where the features Phi
+come from a network of three tanh layers that all tasks share; objectives are counted from the mean of the
 known tasks. The network and every known task's alpha and beta are learned together by the sum of the tasks'
-marginal likelihoods (their eq. 4 and 5), of which each step takes some tasks and some of their values.
-Prediction is their eq. 3.
+marginal likelihoods, of which each step takes some tasks and some of their values.
 
 The weights of the task being played are found by the same regression from its history. The network stays as
-it is (the paper trains on, with the new task among the others), and the task's own alpha and beta are not
+it is, as in the comparison of Wistuba and Grabocka (2021), and the task's own alpha and beta are not
 fitted to a handful of results but averaged: several pairs around those of the known tasks are weighted by
 their evidence. Before there is a history all predictions are the same: the first configuration is the one
 that is best on average over the known tasks. The acquisition function is expected improvement, as in the
@@ -129,7 +128,7 @@ def regression_surprise(
 ) -> jax.Array:
     """Negative log marginal likelihood, a value, of `values [M]` at `features [M, D]`, of those `present [M]`
     only, by a `D x D` factor: with `K = I + beta / alpha Phi' Phi = L L'` and `e = L^-1 Phi' y` it is `(beta
-    |y|^2 - beta^2 / alpha |e|^2 - n log beta + n log 2 pi) / 2 + log det L` (Perrone et al., eq. 4)."""
+    |y|^2 - beta^2 / alpha |e|^2 - n log beta + n log 2 pi) / 2 + log det L`."""
     features, values = features * present[:, None], values * present
     ratio = beta / alpha
     factor = jnp.linalg.cholesky(jnp.eye(features.shape[1]) + ratio * features.T @ features)

@@ -1,15 +1,17 @@
 """FSBO: few-shot Bayesian optimization with a deep kernel (Wistuba and Grabocka, "Few-Shot Bayesian
-Optimization with Deep Kernel Surrogates", ICLR 2021).
+Optimization with Deep Kernel Surrogates", ICLR 2021, arXiv 2101.07667).
 
-A Gaussian process with a kernel on the outputs of a network is trained by the marginal likelihood of batches
-of the known tasks (their Algorithm 1). So that it does not depend on the range of the objective, which is
-unknown for a new task, each batch's labels are scaled anew: two numbers l < u are drawn between a task's
-worst and best and the labels become `(y - l) / (u - l)` (their task augmentation). The first configurations
-of a new task are those that together serve the known tasks best (`initial.warm_start`), and from then on the
-history, scaled to lie between 0 and 1, is all that is known of its range. Expected improvement chooses.
+A Gaussian process with a kernel on the outputs of a network (their eq. 6) is trained by the marginal
+likelihood of batches of the known tasks (eq. 8, algorithm 1). So that it does not depend on the range of the
+objective, which is unknown for a new task, labels are scaled anew for each task of each batch: two limits l <
+u are drawn and the labels become `(y - l) / (u - l)` (eq. 10 and 11). The first five configurations of a new
+task are those that together serve the known tasks best (section 6, `initial.warm_start`). After every further
+trial kernel and network are fine-tuned on the history by a few gradient steps on its marginal likelihood,
+from where they were, and expected improvement (eq. 1) chooses.
 
-After every trial network and kernel are trained on by a few gradient steps on the history's marginal
-likelihood, from where they were (their Algorithm 2, which fine-tunes too).
+Unlike in the paper, the history is scaled to lie between 0 and 1 (known tasks are in units of their ranges,
+and a raw objective may be of any size), hidden units are tanh, the kernel is a Matern kernel of smoothness
+5/2 and each step of training takes several tasks.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ def begin(inputs: int) -> DeepKernel:
 
 def rescaled(key: jax.Array, batch: Batch) -> Batch:
     """The batch with labels `(y - l) / (u - l)`, `l < u` drawn uniformly for each task between its worst and
-    best value and at least `_LEAST_RANGE` apart (section 4.2, task augmentation)."""
+    best value and at least `_LEAST_RANGE` apart (eq. 10 and 11)."""
     ends = jnp.sort(jax.random.uniform(key, (batch.values.shape[0], 2)), axis=1)
     width = jnp.maximum(ends[:, 1] - ends[:, 0], _LEAST_RANGE)
     values = (batch.values - ends[:, :1]) / width[:, None]
@@ -108,7 +110,7 @@ def rescaled(key: jax.Array, batch: Batch) -> Batch:
 
 
 def surprise(kernel: DeepKernel, encodings: jax.Array, batch: Batch) -> jax.Array:
-    """Negative log marginal likelihood of a batch, a value, mean over tasks (their eq. 6 and 7)."""
+    """Negative log marginal likelihood of a batch, a value, mean over tasks (eq. 8)."""
     features = feature_map(kernel, encodings)
     noise = noise_of(kernel)
 

@@ -2,9 +2,9 @@
 Gilmer, Snoek and Ghahramani, "Pre-trained Gaussian processes for Bayesian optimization", arXiv 2109.08215).
 
 The mean function and a Matern kernel on the outputs of a network, with its amplitude and noise, are trained
-by the mean negative log-likelihood of the known tasks (their eq. 6; each step draws some values of some
-tasks). The prior is then taken as it is: only results update it, nothing is fitted again while playing. The
-acquisition function is the paper's, probability of improvement over 0.1 above the best value, on the
+by the mean negative log-likelihood of the known tasks (their objective NLL; each step draws some values of
+some tasks). The prior is then taken as it is: only results update it, nothing is fitted again while playing.
+The acquisition function is the paper's, probability of improvement over 0.1 above the best value, on the
 predictive distribution of a noisy result.
 
 The paper's objectives share a unit. Here the known tasks are in units of their ranges, and the range of the

@@ -16,7 +16,7 @@ def best_on_average(known: KnownTasks) -> jax.Array:
 
 def warm_start(known: KnownTasks, size: int) -> jax.Array:
     """`size` configurations `[size]` int32 of which the best, on average over the usable known tasks, is as
-    good as possible (the warm start of Wistuba and Grabocka 2021, section 4.3).
+    good as possible (the warm start of Wistuba and Grabocka 2021, section 6, eq. 12).
 
     They search by an evolutionary algorithm. Over a finite set of candidates the same objective is increasing
     and submodular, so that greedy choice is near the best that can be (Nemhauser, Wolsey and Fisher 1978),
