@@ -8,9 +8,9 @@ Euclidean distance of metafeatures. TST takes the weighted mean of all processes
 of the played task included at distance 0, with the deviation of the latter; TAF ("Scalable Gaussian
 process-based transfer surrogates for hyperparameter optimization", Machine Learning 2018) the weighted mean
 of the played task's expected improvement and the improvements that the known tasks predict. Bandwidths and
-what happens before there are two results are those of the authors' public code and experiments: all known
-tasks weigh the same, and without any result the weighted mean decides. Here all values are standardised, by
-task and by history: results need not lie between 0 and 1.
+what happens at first are those of the authors' public code and experiments: with less than two results `-R`
+weighs all known tasks the same, and without any the weighted mean of the known tasks decides. Here all values
+are standardised, by task and by history: results need not lie between 0 and 1, as theirs do.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TwoStageMemory(NamedTuple):
 
 
 def epanechnikov(distance: jax.Array) -> jax.Array:
-    """`3/4 (1 - d^2)` within 1 and 0 beyond, any shape (ECML 2016, eq. 8)."""
+    """`3/4 (1 - d^2)` within 1 and 0 beyond, any shape."""
     return jnp.where(distance < 1.0, _PEAK * (1.0 - distance**2), 0.0)
 
 
@@ -96,7 +96,7 @@ def taf_m_player(memory: TwoStageMemory, view: View, key: jax.Array) -> tuple[Tw
 
 def rank_distance(mean: jax.Array, tested: jax.Array, values: jax.Array, present: jax.Array) -> jax.Array:
     """`[K]` share of pairs of tested candidates that are ordered one way by `mean [K, N]` and another by the
-    results (ECML 2016, eq. 9); 0 with less than two."""
+    results; 0 with less than two."""
     theirs = mean[:, tested]
     differ = (theirs[:, :, None] < theirs[:, None, :]) ^ (values[:, None] < values)
     earlier = jnp.arange(values.shape[0])[:, None] < jnp.arange(values.shape[0])
