@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-_STEPS = 30
+_STEPS = 15
 _RATE = 0.2
 _LENGTH_RANGE = (0.05, 20.0)
 _NOISE_RANGE = (1e-4, 1.0)

@@ -1,10 +1,10 @@
 """A Gaussian process for every known task, learned once a fold and combined by the transfer baselines.
 
 What a process says about the candidates does not depend on the task that is played, so its mean and deviation
-at all of them are computed beforehand. `POINTS` configurations of a task teach its process, the same for all
-tasks as far as they evaluated them: known tasks were tuned in earlier experiments, not measured in full, and
-the papers' own experiments take about as many from each. Values are standardised by task: which of them is
-best matters, not its unit.
+at all of them are computed beforehand. At most `POINTS` configurations of a task teach its process (all,
+where a table has no more), the same for all tasks as far as they evaluated them; `HYPER_POINTS` of these
+teach its lengthscales and noise. Values are standardised by task: which of them is best matters, not its
+unit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from hyprl_jax.baselines import gaussian
 from hyprl_jax.baselines.gaussian import Process
 from hyprl_jax.config import EnvConfig
 
-POINTS = 64
+POINTS = 128
+HYPER_POINTS = 64
 _AT_ONCE = 16  # tasks whose predictions are computed side by side: their covariances need the memory
 
 
@@ -57,7 +58,8 @@ def learn_processes(bank: SurfaceBank, fold: Fold) -> Process:
         present = bank.legal[row][columns]
         encodings = bank.encodings[bank.collection[row]]
         values = gaussian.standardised(bank.unit[row][columns], present)[0]
-        hyper = gaussian.fit_gradient(encodings[columns], values, present)
+        few = min(HYPER_POINTS, total)
+        hyper = gaussian.fit_gradient(encodings[columns[:few]], values[:few], present[:few])
         return gaussian.condition(encodings, columns, values, present, hyper)
 
     return jax.lax.map(learn, fold.known, batch_size=_AT_ONCE)
