@@ -6,7 +6,9 @@ CPU its entries are rejected on many machines, with messages on standard error.
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -17,6 +19,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MOST_MAPS = 15_000
 
 _tolerant = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large]
 hypothesis.settings.register_profile(
@@ -35,6 +38,19 @@ def _one_device() -> None:
     """Starts JAX before any test could ask for more devices: what a test sees must not depend on which tests
     ran before it. Those that need several devices start a process of their own."""
     jax.devices()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Drops compiled programs after a file of tests, once there are many.
+
+    Each maps pieces of memory, of which Linux allows a process 65530; beyond, compiling ends in a crash.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
