@@ -11,7 +11,7 @@ RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
 PYTEST_WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 PYTEST_ARGS ?=
 # TEST_EXTRAS=test leaves the compared libraries out; their tests are skipped then.
-TEST_EXTRAS ?= test,baselines
+TEST_EXTRAS ?= test,baselines,export,ray
 INSTALLED := pyproject.toml $(wildcard constraints/*.txt)
 
 # What `make run` trains and evaluates.

@@ -24,47 +24,19 @@ import numpy as np
 import pandas as pd
 from ConfigSpace.hyperparameters import FloatHyperparameter, IntegerHyperparameter
 
+from hyprl_jax.encoding import (
+    Parameter,
+    allowed,
+    choice_codes,
+    choice_text,
+    feature_names,
+    from_unit,
+    illegal,
+    to_unit,
+)
 from hyprl_jax.errors import InputError
 
-INACTIVE_POSITION = 0.5  # the middle: no active value is further away than half the range
-
 __all__ = ["Parameter", "SpaceEncoding", "Violation", "choice_text"]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One hyperparameter as this package sees it.
-
-    `kind` is "float", "integer", "ordinal", "categorical" or "constant"; `lower`, `upper` and `log` belong
-    to the numbers, `choices` to the rest (in order); `conditional` tells whether it can be inactive.
-    """
-
-    name: str
-    kind: str
-    lower: float
-    upper: float
-    log: bool
-    choices: tuple[Any, ...]
-    conditional: bool
-
-    @property
-    def is_number(self) -> bool:
-        """Whether its values are numbers."""
-        return self.kind in ("float", "integer")
-
-    @property
-    def value_type(self) -> str:
-        """The pandas dtype of its column: float64, Int64, boolean or str."""
-        if self.kind == "float":
-            return "float64"
-        if self.kind == "integer":
-            return "Int64"
-        kinds = {type(choice) for choice in self.choices}
-        if kinds == {bool}:
-            return "boolean"
-        if kinds == {int} and max(abs(choice) for choice in self.choices) <= 2**53:
-            return "Int64"
-        return "float64" if kinds == {float} else "str"
 
 
 @dataclass(frozen=True)
@@ -91,10 +63,8 @@ class SpaceEncoding:
         self.parameters = tuple(_parameter(space, name) for name in space)
         self.parameter_names = tuple(parameter.name for parameter in self.parameters)
         self._index = {name: i for i, name in enumerate(self.parameter_names)}
-        self._choice_codes = [_choice_codes(parameter) for parameter in self.parameters]
-        self.feature_names = tuple(
-            name for parameter in self.parameters for name in _feature_names(parameter)
-        )
+        self._choice_codes = [choice_codes(parameter) for parameter in self.parameters]
+        self.feature_names = tuple(name for parameter in self.parameters for name in feature_names(parameter))
         self._known: pd.DataFrame | None = None
         self._known_rows: dict[bytes, int] = {}
         if known is not None:
@@ -129,8 +99,8 @@ class SpaceEncoding:
         codes = np.full((len(features), len(self.parameters)), np.nan)
         column = 0
         for index, parameter in enumerate(self.parameters):
-            width = len(_feature_names(parameter))
-            values = _from_unit(parameter, features[:, column : column + width].astype(np.float64))
+            width = len(feature_names(parameter))
+            values = from_unit(parameter, features[:, column : column + width].astype(np.float64))
             codes[:, index] = np.where(self._active_column(index, codes), values, np.nan)
             column += width
         return self._with_known(features, self.frame(codes))
@@ -193,7 +163,7 @@ class SpaceEncoding:
     def _features(self, codes: np.ndarray, active: np.ndarray) -> np.ndarray:
         columns: list[np.ndarray] = []
         for index, parameter in enumerate(self.parameters):
-            columns += _to_unit(parameter, codes[:, index], active[:, index])
+            columns += to_unit(parameter, codes[:, index], active[:, index])
         if not columns:
             return np.zeros((len(codes), 0), dtype=np.float32)
         return np.stack(columns, axis=1).astype(np.float32)
@@ -230,10 +200,10 @@ class SpaceEncoding:
             parents = [self._index[parent.name] for parent in self.space.parents_of[parameter.name]]
             unsure = broken[:, parents].any(axis=1)
             given, on = ~np.isnan(codes[:, index]), active[:, index]
-            wrong, missing = _illegal(parameter, codes[:, index]), on & ~given & ~unsure
+            wrong, missing = illegal(parameter, codes[:, index]), on & ~given & ~unsure
             broken[:, index] = wrong | missing | unsure
             for rule, rows, words in (
-                ("illegal-value", wrong, "{value} is not " + _allowed(parameter)),
+                ("illegal-value", wrong, "{value} is not " + allowed(parameter)),
                 ("inactive-with-value", given & ~on & ~unsure, "{value} is set though it is inactive"),
                 ("active-without-value", missing, "no value though it is active"),
             ):
@@ -244,7 +214,7 @@ class SpaceEncoding:
     def _forbidden_violations(self, codes: np.ndarray) -> Any:
         vectors = np.full((len(self.parameters), len(codes)), np.nan)
         for index, parameter in enumerate(self.parameters):
-            legal = ~np.isnan(codes[:, index]) & ~_illegal(parameter, codes[:, index])
+            legal = ~np.isnan(codes[:, index]) & ~illegal(parameter, codes[:, index])
             values = codes[legal, index]
             if parameter.is_number:
                 values = values.astype(np.int64) if parameter.kind == "integer" else values
@@ -262,19 +232,6 @@ _COMPARISONS = {
     ConfigSpace.LessThanCondition: np.less,
     ConfigSpace.GreaterThanCondition: np.greater,
 }
-
-
-def choice_text(value: Any) -> str:
-    """A choice as text, the same for 1, 1.0 and "1", so that what a file holds can be matched with the
-    space.
-    """
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, (bool, np.bool_)):
-        return "true" if value else "false"
-    if isinstance(value, (float, np.floating)):
-        return str(int(value)) if float(value).is_integer() else repr(float(value))
-    return str(value)
 
 
 def _parameter(space: ConfigSpace.ConfigurationSpace, name: str) -> Parameter:
@@ -300,40 +257,6 @@ def _parameter(space: ConfigSpace.ConfigurationSpace, name: str) -> Parameter:
     return Parameter(name, kind, 0.0, float(len(plain) - 1), False, plain, conditional)
 
 
-def _illegal(parameter: Parameter, values: np.ndarray) -> np.ndarray:
-    """Which codes `[N]` are none of the hyperparameter's values (NaN, no value at all, is not meant)."""
-    wrong = (values < parameter.lower) | (values > parameter.upper)
-    return wrong | (values != np.round(values)) & ~np.isnan(values) if parameter.kind == "integer" else wrong
-
-
-def _allowed(parameter: Parameter) -> str:
-    if parameter.is_number:
-        return f"of the kind {parameter.kind} in [{parameter.lower:g}, {parameter.upper:g}]"
-    return "one of " + ", ".join(choice_text(choice) for choice in parameter.choices[:12])
-
-
-def _choice_codes(parameter: Parameter) -> dict[str, int] | None:
-    if parameter.is_number:
-        return None
-    for choice in parameter.choices:
-        if not isinstance(choice, (str, int, float)) or choice in (np.inf, -np.inf) or choice != choice:
-            raise InputError(f"hyperparameter '{parameter.name}': choice {choice!r} is no plain value")
-    codes = {choice_text(choice): i for i, choice in enumerate(parameter.choices)}
-    if len(codes) != len(parameter.choices):
-        raise InputError(f"hyperparameter '{parameter.name}': two choices read the same, such as 1 and '1'")
-    return codes
-
-
-def _feature_names(parameter: Parameter) -> list[str]:
-    if parameter.is_number or (parameter.kind == "ordinal" and len(parameter.choices) > 1):
-        names = [parameter.name]
-    elif parameter.kind == "categorical" and len(parameter.choices) > 1:
-        names = [f"{parameter.name}={choice_text(choice)}" for choice in parameter.choices]
-    else:
-        names = []
-    return [*names, f"{parameter.name}:active"] if parameter.conditional else names
-
-
 def _column_codes(series: pd.Series, parameter: Parameter, choice_codes: dict[str, int] | None) -> np.ndarray:
     if choice_codes is None:
         if series.isna().all():
@@ -348,39 +271,6 @@ def _column_codes(series: pd.Series, parameter: Parameter, choice_codes: dict[st
         [choice_codes.get(choice_text(value), -1) for value in values] + [np.nan], dtype=np.float64
     )
     return lookup[positions]  # factorize gives -1 to nulls, which is the NaN at the end
-
-
-def _to_unit(parameter: Parameter, codes: np.ndarray, active: np.ndarray) -> list[np.ndarray]:
-    names = _feature_names(parameter)
-    width = len(names) - parameter.conditional
-    columns: list[np.ndarray] = []
-    if parameter.kind == "categorical":
-        columns = [(codes == choice).astype(np.float64) for choice in range(width)]
-    elif width:
-        lower, upper = parameter.lower, parameter.upper
-        values = np.where(active, codes, lower)
-        if parameter.log:
-            lower, upper, values = np.log(lower), np.log(upper), np.log(values)
-        unit = np.clip((values - lower) / (upper - lower), 0.0, 1.0)
-        columns = [np.where(active, unit, INACTIVE_POSITION)]
-    return [*columns, active.astype(np.float64)] if parameter.conditional else columns
-
-
-def _from_unit(parameter: Parameter, columns: np.ndarray) -> np.ndarray:
-    """Codes `[N]` of the feature columns `[N, width]` of one hyperparameter, taken as active."""
-    if len(_feature_names(parameter)) == parameter.conditional:
-        return np.zeros(len(columns))
-    if parameter.kind == "categorical":
-        return np.argmax(columns[:, : len(parameter.choices)], axis=1).astype(np.float64)
-    lower, upper = parameter.lower, parameter.upper
-    unit = np.clip(np.nan_to_num(columns[:, 0], nan=INACTIVE_POSITION), 0.0, 1.0)
-    if parameter.log:
-        values = np.exp(np.log(lower) + unit * (np.log(upper) - np.log(lower)))
-    else:
-        values = lower + unit * (upper - lower)
-    if parameter.kind != "float":
-        values = np.round(values)
-    return np.clip(values, lower, upper)
 
 
 def _column(parameter: Parameter, codes: np.ndarray) -> pd.Series:

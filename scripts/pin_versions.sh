@@ -10,7 +10,7 @@ trap 'rm -rf "$scratch" build' EXIT
 for python in "$@"; do
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     "$python" -m venv "$scratch/$version"
-    "$scratch/$version/bin/python" -m pip install --quiet '.[test,baselines]'
+    "$scratch/$version/bin/python" -m pip install --quiet '.[test,baselines,export,ray]'
     {
         echo "# Exact versions tested with Python $version; renew with scripts/pin_versions.sh and run the tests."
         "$scratch/$version/bin/python" -m pip freeze --exclude hyprl-jax |

@@ -1,0 +1,130 @@
+"""Results of earlier tasks in the same space: read from an export or given by the user, carried to any
+candidates.
+
+A task's surface over candidates that it never evaluated is filled in from its nearest evaluations, as
+`hyprl_jax.bank` does for missing values.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyprl_jax.errors import InputError
+from hyprl_jax.runtime.space import Space
+
+_NEIGHBOURS = 8
+_MOST_BYTES = 256 * 2**20
+_MOST_ENTRIES = 10**8
+_SAME = 1e-12  # squared distance below which two configurations are one
+
+
+class EarlierTasks(NamedTuple):
+    """K tasks over n configurations of one space."""
+
+    codes: np.ndarray
+    """`[n, P]` float64, see `Space.codes`."""
+    objective: np.ndarray
+    """`[K, n]` float64 raw, higher is better; NaN where missing."""
+
+
+class Surfaces:
+    """The earlier tasks in units of their own range, at whatever candidates are asked for."""
+
+    def __init__(self, tasks: EarlierTasks, space: Space) -> None:
+        self._encodings = space.features(tasks.codes).astype(np.float64)
+        known = np.isfinite(tasks.objective)
+        self._known = known
+        best = np.max(np.where(known, tasks.objective, -np.inf), axis=1)
+        self.lower = np.min(np.where(known, tasks.objective, np.inf), axis=1)
+        self.span = np.where(best > self.lower, best - self.lower, 1.0)
+        self._unit = (
+            np.where(known, tasks.objective, self.lower[:, None]) - self.lower[:, None]
+        ) / self.span[:, None]
+        # All tasks share their neighbours where none misses an evaluation.
+        self._rows = [np.arange(len(known))] if known.all() else [np.asarray([k]) for k in range(len(known))]
+
+    def at(self, encodings: np.ndarray) -> np.ndarray:
+        """`[K, M]` values at candidates with features `[M, F]`."""
+        x = encodings.astype(np.float64)
+        squares = (x**2).sum(1)[:, None] + (self._encodings**2).sum(1) - 2.0 * x @ self._encodings.T
+        found = np.empty((len(self._unit), len(x)))
+        for rows in self._rows:
+            have = np.flatnonzero(self._known[rows[0]])
+            distance = np.maximum(squares[:, have], 0.0)
+            number = min(_NEIGHBOURS, len(have))
+            nearest = np.argpartition(distance, number - 1, axis=1)[:, :number]
+            apart = np.take_along_axis(distance, nearest, axis=1)
+            weight = np.where(apart.min(1, keepdims=True) < _SAME, apart < _SAME, 1.0 / (1e-3 + apart))
+            weight = weight / weight.sum(1, keepdims=True)
+            found[rows] = np.einsum("mj,kmj->km", weight, self._unit[rows][:, have[nearest]])
+        return found
+
+
+def gather(
+    space: Space, tasks: Sequence[Sequence[tuple[Mapping[str, Any], float]]], sign: float
+) -> EarlierTasks:
+    """Earlier tasks given as lists of (configuration, objective); `sign` is -1 where it is minimised.
+
+    Raises:
+        InputError: a task without any finite result, or a configuration that is not of the space.
+    """
+    places: dict[bytes, int] = {}
+    codes: list[np.ndarray] = []
+    entries: list[tuple[int, int, float]] = []
+    for row, task in enumerate(tasks):
+        results = list(task)
+        mine = space.codes([config for config, _ in results])
+        for code, (_, value) in zip(mine, results, strict=True):
+            column = places.setdefault(code.tobytes(), len(codes))
+            if column == len(codes):
+                codes.append(code)
+            if value is not None and math.isfinite(value):
+                entries.append((row, column, sign * float(value)))
+    objective = np.full((len(tasks), len(codes)), np.nan)
+    for row, column, value in entries:
+        objective[row, column] = value
+    for row in range(len(tasks)):
+        if not np.isfinite(objective[row]).any():
+            raise InputError(f"earlier task {row} has no finite result: leave it out")
+    return EarlierTasks(np.stack(codes), objective)
+
+
+def read_prior(path: Path) -> dict[str, EarlierTasks]:
+    """The tasks in a `prior.safetensors` by collection (none if there is no such file); InputError for a
+    damaged one."""
+    import safetensors
+
+    if not path.exists():
+        return {}
+    try:
+        size = os.path.getsize(path)
+        if size > _MOST_BYTES:
+            raise InputError(f"{path}: {size} bytes are more than the {_MOST_BYTES} it may have")
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = sorted(file.keys())
+            arrays = {name: file.get_tensor(name) for name in names}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); export the policy again") from None
+    found = {}
+    for collection in sorted({name.rpartition("/")[0] for name in names}):
+        codes, objective = (arrays.get(f"{collection}/{part}") for part in ("codes", "objective"))
+        if codes is None or objective is None or codes.ndim != 2 or objective.ndim != 2:
+            raise InputError(
+                f"{path}: collection '{collection[:100]}' needs codes [n, P] and objective [K, n]"
+            )
+        if codes.shape[0] != objective.shape[1] or objective.size > _MOST_ENTRIES or not len(codes):
+            raise InputError(f"{path}: the arrays of collection '{collection[:100]}' do not fit each other")
+        if codes.dtype.kind != "f" or objective.dtype.kind != "f" or np.isinf(objective).any():
+            raise InputError(f"{path}: collection '{collection[:100]}' holds something else than numbers")
+        if not np.isfinite(objective).any(axis=1).all():
+            raise InputError(f"{path}: a task of collection '{collection[:100]}' has no result")
+        found[collection] = EarlierTasks(codes.astype(np.float64), objective.astype(np.float64))
+    return found
