@@ -18,6 +18,7 @@ import numpy as np
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime import candidates as sources
+from hyprl_jax.runtime import state as states
 from hyprl_jax.runtime.belief import Beliefs, Posterior
 from hyprl_jax.runtime.episode import Episode
 from hyprl_jax.runtime.policy import Policy, default_policy, load_policy
@@ -88,11 +89,12 @@ class Tuner:
         self.policy = policy if isinstance(policy, Policy) else _load(policy)
         self.results: list[Result] = []
         self._sign = -1.0 if direction == "minimize" else 1.0
+        self._listed = listed
         self._earlier = [[(dict(config), value) for config, value in task] for task in earlier]
         self._pending: dict[bytes, int] = {}
         self._failures: list[int] = []
         self._worst = math.inf
-        self._renewed: list[int] = []
+        self._renewed: list[tuple[int, list[Config]]] = []
         self._twin: Episode | None = None
         known = self._known_space()
         self._surfaces = self._prior(known)
@@ -176,6 +178,69 @@ class Tuner:
         del self._pending[key]
         self._twin = None
 
+    def expect(self, config: Mapping[str, Any]) -> None:
+        """A configuration that was not asked for is being tested: it counts as pending until it is told."""
+        code = self.space.codes([config])[0]
+        self._pending[code.tobytes()] = self._column_of(code)
+        self._twin = None
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on with the same suggestions, JSON-able (the policy by its name alone, and
+        without `permits` of the space)."""
+        return {
+            "format": states.FORMAT,
+            "format_version": states.FORMAT_VERSION,
+            "space": self.space.to_dict(),
+            "candidates": self._listed,
+            "direction": self.direction,
+            "trials": self.trials,
+            "earlier": [[[config, value] for config, value in task] for task in self._earlier],
+            "seed": self.seed,
+            "pool": self.pool,
+            "policy": self.policy.name,
+            "results": [[result.config, result.value] for result in self.results],
+            "pending": self.pending,
+            "renewed": [[done, pending] for done, pending in self._renewed],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], policy: Policy | Path | str | None = None) -> Tuner:
+        """The tuner whose `state` this is.
+
+        Raises:
+            InputError: the state is damaged, or was made with a policy of another name than `policy`.
+        """
+        state = states.check(state)
+        options = {name: state[name] for name in ("candidates", "direction", "trials", "seed", "pool")}
+        space = Space.from_dict(state["space"])
+        tuner = cls(space, policy=policy, earlier=state["earlier"], **options)
+        if tuner.policy.name != state["policy"]:
+            raise InputError(
+                f"the state was made with the policy '{state['policy'][:100]}', not '{tuner.policy.name}'"
+            )
+        renewed = dict(state["renewed"])
+        for done in range(len(state["results"]) + 1):
+            if done in renewed:
+                tuner._pending = {}
+                for config in renewed[done]:
+                    tuner.expect(config)
+                tuner._renew()
+            if done < len(state["results"]):
+                tuner.tell(*state["results"][done])
+        tuner._pending = {}
+        for config in state["pending"]:
+            tuner.expect(config)
+        return tuner
+
+    def save(self, path: Path | str) -> None:
+        """Writes `state` to a JSON file, whole or not at all."""
+        states.write(path, self.state())
+
+    @classmethod
+    def load(cls, path: Path | str, policy: Policy | Path | str | None = None) -> Tuner:
+        """The tuner that `save` wrote; raises as `from_state` does."""
+        return cls.from_state(states.read(path), policy)
+
     def _imagined(self) -> Episode:
         """The episode as if every pending trial had brought what is expected of it."""
         if not self._pending:
@@ -257,9 +322,9 @@ class Tuner:
         """Draws new candidates, around good results and anywhere, in the place of the least promising;
         once after a result."""
         done = len(self.results)
-        if self._finite or done == 0 or (self._renewed and self._renewed[-1] == done):
+        if self._finite or done == 0 or (self._renewed and self._renewed[-1][0] == done):
             return
-        self._renewed.append(done)
+        self._renewed.append((done, self.pending))
         generator = self._generator(done)
         fresh = self._fresh_candidates(generator)
         if not len(fresh):

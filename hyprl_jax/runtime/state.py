@@ -1,0 +1,96 @@
+"""The state of a tuner as plain JSON: everything that is needed to go on with the same suggestions.
+
+What was told is kept, and at which results new candidates were drawn; the rest follows by telling it again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyprl_jax.errors import InputError
+
+FORMAT, FORMAT_VERSION = "hyprl-tuner", 1
+_MOST_BYTES = 256 * 2**20
+
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "space": (dict,),
+    "candidates": (list, type(None)),
+    "direction": (str,),
+    "trials": (int, type(None)),
+    "earlier": (list,),
+    "seed": (int,),
+    "pool": (int,),
+    "results": (list,),
+    "pending": (list,),
+    "renewed": (list,),
+    "policy": (str,),
+}
+
+
+def check(state: Any) -> dict[str, Any]:
+    """The state, if it has all fields with their types; InputError otherwise."""
+    if not isinstance(state, Mapping) or state.get("format") != FORMAT:
+        raise InputError("not the state of a tuner")
+    if state.get("format_version") != FORMAT_VERSION:
+        raise InputError("the state of a tuner is of another version: start anew and tell the results again")
+    for name, kinds in _FIELDS.items():
+        if type(state.get(name)) not in kinds:
+            raise InputError(f"the state of a tuner is damaged: '{name}' is {str(state.get(name))[:50]!r}")
+    pairs = [*state["results"], *(pair for task in _tasks(state["earlier"]) for pair in task)]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 and _is_result(*pair) for pair in pairs):
+        raise InputError("the state of a tuner is damaged: a result is no pair of configuration and value")
+    renewals = state["renewed"]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in renewals):
+        raise InputError("the state of a tuner is damaged: 'renewed' holds something else than pairs")
+    if not all(type(done) is int and isinstance(pending, list) for done, pending in renewals):
+        raise InputError("the state of a tuner is damaged: 'renewed' holds no counts and configurations")
+    waiting = [config for _, pending in renewals for config in pending]
+    configs = [*state["pending"], *(state["candidates"] or []), *waiting]
+    if not all(isinstance(config, Mapping) for config in configs):
+        raise InputError("the state of a tuner is damaged: a configuration is no object")
+    return dict(state)
+
+
+def read(path: Path | str) -> dict[str, Any]:
+    """The state in a file, checked."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError(f"{path}: too large to be the state of a tuner")
+        return check(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not JSON; it is no state of a tuner or it is damaged") from None
+
+
+def write(path: Path | str, state: Mapping[str, Any]) -> None:
+    """Writes the state to a file, whole or not at all."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _tasks(earlier: list[Any]) -> list[Any]:
+    if not all(isinstance(task, list | tuple) for task in earlier):
+        raise InputError("the state of a tuner is damaged: an earlier task is no list of results")
+    return earlier
+
+
+def _is_result(config: Any, value: Any) -> bool:
+    number = value is None or (type(value) in (int, float) and math.isfinite(value))
+    return isinstance(config, Mapping) and number
