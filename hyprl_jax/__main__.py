@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("train:TRAIN", "pretrain policies on collections, or resume a run"),
     "evaluate": ("evaluate:EVALUATE", "play held-out tasks with a policy and with baselines"),
     "report": ("report:REPORT", "one page with everything about an evaluation, or about several"),
+    "export": ("export:EXPORT", "a trained policy as a folder that needs neither the run nor JAX"),
     "bench": ("bench:BENCH", "the throughput of this machine"),
 }
 
