@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -45,10 +46,15 @@ def folder(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(whole: Path, folder: Path, name: str, content: bytes) -> Path:
-    """The export with other bytes in one of its files."""
+    """The export with other bytes in one of its files, and with the hash of these in policy.json: whoever
+    tampers with a file can do that too."""
     for file in READ:
         shutil.copyfile(whole / file, folder / file)
     (folder / name).write_bytes(content)
+    if name != "policy.json":
+        facts = json.loads((whole / "policy.json").read_text())
+        facts["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (folder / "policy.json").write_text(json.dumps(facts))
     return folder
 
 
