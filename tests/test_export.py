@@ -22,7 +22,7 @@ from tiny_runs import grid_collection, ragged_collection, tiny_config, write_col
 from hyprl_jax import bank as banks
 from hyprl_jax import policies
 from hyprl_jax.__main__ import main
-from hyprl_jax.config import NetworkConfig, to_dict
+from hyprl_jax.config import NetworkConfig, SurrogateConfig, to_dict
 from hyprl_jax.errors import InputError, MissingExtraError
 from hyprl_jax.export import export_policy
 from hyprl_jax.export.description import assumed
@@ -105,6 +105,16 @@ def test_an_unknown_space_is_given_geometric_means() -> None:
     assert found.gain_weight == 0.25, "a geometric mean with 0 would say 0 of the other as well"
     assert (found.prior, found.sharpness_low, found.sharpness_high) == ("learned", 8.0, 32.0)
     np.testing.assert_allclose(assumed([other])[1:], [0.4, 4.0, 8.0, 0.0001, 8.0, 32.0, 0.0])
+
+
+def test_a_policy_for_cold_starts_carries_no_known_tasks(paths: dict[str, str], tmp_path: Path) -> None:
+    cold = SurrogateConfig(prior="constant", lengthscale=0.7)
+    run = untrained_run(tmp_path / "run", paths["grid"], paths["conditional"], surrogate=cold)
+    made = export_policy(run, tmp_path / "policy")
+    assert set(made.files) == FILES - {"prior.safetensors"}
+    policy = load_policy(tmp_path / "policy")
+    assert (policy.beliefs.prior, policy.beliefs.lengthscale) == ("constant", 0.7)
+    assert "carries no known tasks" in (tmp_path / "policy" / "MODEL_CARD.md").read_text()
 
 
 def test_known_tasks_go_along_and_test_tasks_do_not(paths: dict[str, str], exported: Path) -> None:
@@ -241,6 +251,27 @@ def test_an_exported_policy_needs_neither_jax_nor_its_run(exported: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True)
     assert done.stdout == "4 []\n", done.stderr
+
+
+def test_the_examples_of_the_guide_run(
+    paths: dict[str, str],
+    tmp_path: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    export_policy(untrained_run(tmp_path / "run", paths["grid"]), tmp_path / "policies" / "first")
+    monkeypatch.chdir(tmp_path)
+    guide = (repository / "docs" / "export.md").read_text()
+    blocks = [part.partition("```")[0] for part in guide.split("```python\n")[1:]]
+    names: dict[str, Any] = {}
+    outputs = []
+    for block in blocks:
+        exec(block, names)
+        outputs.append([np.asarray(names[name]) for name in ("q_values", "scores") if name in names])
+    assert len(names["tuner"].results) == 25 and len(blocks) == 3
+    assert outputs[1][0].shape == (1, 2, 8)
+    assert capsys.readouterr().out.count("\n") == 2
 
 
 # ---- what is refused

@@ -53,7 +53,7 @@ def describe(
             "encodings": chosen.encodings,
             "metafeatures": chosen.metafeatures,
         },
-        "surrogate": _plain(assumed(list(chosen.numbers.values()))),
+        "surrogate": _plain(_elsewhere(chosen)),
         "numbers": {collection: _plain(beliefs) for collection, beliefs in chosen.numbers.items()},
         "spaces": {known.name: known.space.to_dict() for known in chosen.known},
         "encoding": _ENCODING,
@@ -80,6 +80,12 @@ def assumed(each: Sequence[Beliefs]) -> Beliefs:
         for name in fitted
     }
     return each[0]._replace(**means)
+
+
+def _elsewhere(chosen: Selection) -> Beliefs:
+    found, given = assumed(list(chosen.numbers.values())), chosen.config.surrogate
+    # Only the learned prior fits lengthscales; what others make of theirs depends on the space.
+    return found if given.prior == "learned" else found._replace(lengthscale=given.lengthscale)
 
 
 def _geometric_mean(values: Any) -> float:

@@ -26,6 +26,7 @@ from hyprl_jax.runtime.policy import load_policy
 from hyprl_jax.sealing import flush_folder
 
 _MOST_NAME = 200
+_INFORMED = ("learned", "mean")  # priors of the surrogate that make use of earlier tasks
 
 __all__ = ["ExportSummary", "export_policy"]
 
@@ -67,7 +68,8 @@ def export_policy(
         seeds: which seeds become members of the ensemble; all by default.
         name: of the policy; by default that of the folder.
         licence: of the weights, in words; not stated by default.
-        prior: whether the known tasks go along, so that the policy starts warm in the spaces it knows.
+        prior: whether the known tasks go along, so that the policy starts warm in the spaces it knows (those
+            of a policy that was trained for cold starts never do).
 
     Raises:
         InputError: nothing to export, a choice is wanted, or `out` cannot be written.
@@ -102,7 +104,7 @@ def _contents(chosen: Selection, name: str, licence: str | None, prior: bool) ->
     weights = chosen.weights()
     about = {"name": name, "licence": licence or "not stated", "described in": "policy.json"}
     arrays: dict[str, np.ndarray] = {}
-    for known in chosen.known if prior else ():
+    for known in chosen.known if prior and chosen.config.surrogate.prior in _INFORMED else ():
         tasks = known.earlier_tasks()
         arrays |= {f"{known.name}/{part}": np.ascontiguousarray(a) for part, a in tasks._asdict().items()}
     contents = {"weights.safetensors": save(weights)}
