@@ -70,8 +70,8 @@ class AugmentConfig:
 class SurrogateConfig:
     """The incremental Gaussian process and the retrieval of similar tasks; see `hyprl_jax.surrogate`."""
 
-    prior: Literal["learned", "mean", "constant"] = "learned"
-    """Learned mean and covariance, learned mean only, or neither (a cold start)."""
+    prior: Literal["learned", "mean", "constant", "cold"] = "learned"
+    """Learned mean and covariance, learned mean only, neither, or many cold processes (see `hyprl_jax.cold`)."""
     leave_out: bool = True
     """Leave the group of the played task out of its own prior (off only to show what it costs)."""
     fit: bool = True

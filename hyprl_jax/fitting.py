@@ -37,11 +37,30 @@ _LEAST_NOISE = 1e-5
 
 
 def numbers_of(bank: SurfaceBank, config: SurrogateConfig) -> Numbers:
-    """The numbers of the configuration as they are, for each of the L collections of a bank, `[L, ...]`."""
+    """The numbers of the configuration as they are, for each of the L collections of a bank, `[L, ...]`.
+
+    With the prior `cold` lengthscales are times the square root of the number of features in which the
+    candidates of a collection differ, as the distance of random points grows."""
     collections, _, features = bank.encodings.shape
     given = (config.encoding_variance, config.learned_variance, config.noise, config.gain_weight)
     scalars = (jnp.full(collections, value, jnp.float32) for value in given)
-    return Numbers(jnp.full((collections, features), config.lengthscale, jnp.float32), *scalars)
+    lengthscale = jnp.full((collections, features), config.lengthscale, jnp.float32)
+    if config.prior == "cold":
+        lengthscale = lengthscale * jnp.sqrt(_varying(bank))[:, None]
+    return Numbers(lengthscale, *scalars)
+
+
+def _varying(bank: SurfaceBank) -> jax.Array:
+    """Number of features `[L]` float32 in which the candidates of a collection differ (at least 1)."""
+
+    def one(collection: jax.Array) -> jax.Array:
+        used = jnp.any(bank.legal & (bank.collection == collection)[:, None], axis=0)[:, None]
+        encodings = bank.encodings[collection]
+        most = jnp.max(jnp.where(used, encodings, -jnp.inf), axis=0)
+        least = jnp.min(jnp.where(used, encodings, jnp.inf), axis=0)
+        return jnp.maximum(jnp.sum(most > least), 1).astype(jnp.float32)
+
+    return jax.vmap(one)(jnp.arange(bank.encodings.shape[0]))
 
 
 def learn(

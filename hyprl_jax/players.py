@@ -68,7 +68,7 @@ def candidate_inputs(view: View, config: NetworkConfig, columns: jax.Array) -> C
     """What the network sees of the candidates `columns [C]`, by `config.candidates`."""
     parts = []
     if config.candidates in ("surrogate", "both"):
-        parts.append(surrogate.features(view.known, view.state, view.belief, view.acquired, columns))
+        parts.append(surrogate.features(view.known, view.belief, view.acquired, columns))
     if config.candidates in ("encodings", "both"):
         parts.append(view.known.encodings[columns])
     features = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import env, surrogate
+from hyprl_jax import cold, env, surrogate
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Observation, Task
@@ -50,7 +50,8 @@ class View(NamedTuple):
 
     observation: Observation
     known: surrogate.Knowledge
-    state: surrogate.SurrogateState
+    state: Any
+    """`SurrogateState`, or `ColdState` with the prior `cold`."""
     belief: surrogate.Belief
     acquired: surrogate.Acquired
     context: jax.Array
@@ -117,6 +118,11 @@ def recall(
     return known, beliefs
 
 
+def model(beliefs: SurrogateConfig) -> Any:
+    """The module that believes: `surrogate`, or `cold` for many processes without a prior."""
+    return cold if beliefs.prior == "cold" else surrogate
+
+
 def over_episodes(play_one: Callable, *given: Any) -> Any:
     """`play_one` for each of E episodes, whose arguments `given` are stacked along leading axes `[E, ...]`.
 
@@ -155,14 +161,14 @@ def play(
             view.belief.deviation[choice.action],
             relative(view, choice.action),
         )
-        belief_state = surrogate.update(known, belief_state, choice.action, result.objective, beliefs)
+        belief_state = model(beliefs).update(known, belief_state, choice.action, result.objective, beliefs)
         regret = env.normalized_regret(task, after.incumbent)
         record = Record(
             choice.action, result.objective, result.reward, result.over, result.valid, regret, choice.kept
         )
         return (memory, after, belief_state, latest), record
 
-    state, belief_state = env.reset(task), surrogate.start(known, config.trials, beliefs)
+    state, belief_state = env.reset(task), model(beliefs).start(known, config.trials, beliefs)
     keys = jax.random.split(key, config.trials)
     return jax.lax.scan(one, (memory, state, belief_state, _Latest(zero, zero, zero, zero)), keys)[1]
 
@@ -171,7 +177,7 @@ def look(
     known: surrogate.Knowledge,
     task: Task,
     state: env.EnvState,
-    belief_state: surrogate.SurrogateState,
+    belief_state: Any,
     latest: _Latest,
     config: EnvConfig,
     beliefs: SurrogateConfig,
@@ -179,7 +185,7 @@ def look(
     """The player's view of the current state."""
     observation = env.observe(task, state, config)
     legal = observation.legal
-    belief = surrogate.believe(known, belief_state, legal, beliefs)
+    belief = model(beliefs).believe(known, belief_state, legal, beliefs)
     acquired = surrogate.acquire(known, belief, legal, beliefs)
     context = _context(observation, belief, latest, jnp.log(acquired.top + 1e-5), config)
     return View(observation, known, belief_state, belief, acquired, context)

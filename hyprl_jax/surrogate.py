@@ -141,7 +141,8 @@ def know(
     `peers [K]` bool (which known tasks may be used). With `config.prior` `constant`, or no peers, the prior
     is flat."""
     chex.assert_rank([surfaces, encodings, lower, span, peers], [2, 2, 1, 1, 1])
-    use = peers.astype(jnp.float32) if config.prior != "constant" else jnp.zeros(peers.shape, jnp.float32)
+    informed = config.prior in ("learned", "mean")
+    use = peers.astype(jnp.float32) if informed else jnp.zeros(peers.shape, jnp.float32)
     weights = use / jnp.maximum(use.sum(), 1.0)
     mean = weights @ surfaces
     variance = jnp.maximum(weights @ (surfaces * surfaces) - mean * mean, 0.0)
@@ -361,9 +362,7 @@ def acquire(known: Knowledge, belief: Belief, legal: jax.Array, config: Surrogat
     return Acquired(values, jnp.maximum(jnp.max(values), 1e-12), prior_top)
 
 
-def features(
-    known: Knowledge, state: SurrogateState, belief: Belief, view: Acquired, columns: jax.Array
-) -> jax.Array:
+def features(known: Knowledge, belief: Belief, view: Acquired, columns: jax.Array) -> jax.Array:
     """`[C, len(CANDIDATE_FEATURES)]` float32 features of the candidates `columns [C]` int32, free of
     dimension and scale, about 0 to 1."""
     total = jnp.log(view.acquisition[columns] + _SMALL)
@@ -373,7 +372,7 @@ def features(
     deviation = belief.deviation[columns]
     retrieved = (belief.retrieved[:, columns] - belief.reached[:, None]) * 2.0
     spread = known.deviation[columns]
-    variance = state.variance[columns]
+    variance = deviation**2
     explored = 1.0 - jnp.sqrt(variance / jnp.maximum(spread**2 + 1e-3, variance))
     parts = [
         total / 5.0 + 1.0,

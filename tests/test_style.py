@@ -23,6 +23,7 @@ LAYERS = (
     ("surfaces",),
     ("bank", "returns", "explore", "networks", "ordering"),
     ("augment", "env", "surrogate", "replay"),
+    ("cold",),
     ("rollout",),
     ("players",),
     ("learner", "fitting"),

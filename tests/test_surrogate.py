@@ -74,7 +74,7 @@ def _told(story: Story, prior: str, numbers: dict[str, jax.Array]) -> Told:
         belief = surrogate.believe(known, state, legal, config)
         acquired = surrogate.acquire(known, belief, legal, config)
         everything = jnp.arange(legal.shape[0])
-        seen = surrogate.features(known, state, belief, acquired, everything)
+        seen = surrogate.features(known, belief, acquired, everything)
         return Told(state, belief, acquired, legal, seen)
 
     def one(carry: tuple, tested: tuple) -> tuple:
@@ -250,7 +250,7 @@ def test_features_of_some_candidates_are_those_among_all(name: str, seed: int) -
         for part in (found.state, found.belief, found.acquired)
     )
     for columns in (random.permutation(CANDIDATES)[:3], np.array([5]), np.array([1, 1, 0])):
-        some = surrogate.features(known, state, belief, acquired, jnp.asarray(columns, jnp.int32))
+        some = surrogate.features(known, belief, acquired, jnp.asarray(columns, jnp.int32))
         np.testing.assert_allclose(some, np.asarray(found.features[done])[columns], rtol=1e-4, atol=1e-4)
 
 

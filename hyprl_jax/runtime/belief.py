@@ -42,7 +42,7 @@ class Beliefs(NamedTuple):
         """Checked; InputError, beginning with `where`, if it is malformed."""
         if not isinstance(data, Mapping) or set(data) != set(cls._fields):
             raise InputError(f"{where}: the numbers of the surrogate are not {', '.join(cls._fields)}")
-        if data["prior"] not in ("learned", "mean", "constant"):
+        if data["prior"] not in ("learned", "mean", "constant", "cold"):
             raise InputError(f"{where}: the surrogate's prior is {str(data['prior'])[:50]!r}")
         scales = data["lengthscale"]
         several = list(scales) if isinstance(scales, list | tuple) else [scales]
@@ -100,7 +100,7 @@ class Posterior:
         self.objectives: list[float] = []
         self.columns: list[int] = []
         tasks = len(lower)
-        use = 0.0 if beliefs.prior == "constant" else 1.0
+        use = 1.0 if beliefs.prior in ("learned", "mean") else 0.0
         self._weights = np.full(tasks, use / max(tasks, 1))
         self._lower, self._log_scale = lower, -np.log(np.maximum(span, 1e-12))
         self._discordant, self._reached = np.zeros(tasks), np.zeros(tasks)
@@ -227,30 +227,7 @@ class Posterior:
 
     def features(self, belief: Belief, columns: np.ndarray) -> np.ndarray:
         """`[C, 13]` features of the candidates `columns [C]`; see `surrogate.features`."""
-        total = np.log(belief.acquisition[columns] + SMALL)
-        improvement = np.log(belief.expected_improvement[columns] + SMALL)
-        gains = np.log(belief.gains[:, columns] + SMALL)
-        gap = belief.mean[columns] - belief.incumbent
-        deviation, spread = belief.deviation[columns], self.spread[columns]
-        retrieved = (belief.retrieved[:, columns] - belief.reached[:, None]) * 2.0
-        variance = self.variance[columns]
-        explored = 1.0 - np.sqrt(variance / np.maximum(spread**2 + 1e-3, variance))
-        parts = [
-            total / 5.0 + 1.0,
-            np.maximum(total - math.log(belief.top + SMALL), -8.0) / 2.0,
-            improvement / 5.0 + 1.0,
-            gains[0] / 5.0 + 1.0,
-            gains[1] / 5.0 + 1.0,
-            np.clip(gap, -2.0, 2.0) * 2.0,
-            deviation * 4.0,
-            np.clip(gap / deviation, -6.0, 6.0) / 2.0,
-            retrieved[0],
-            retrieved[1],
-            np.maximum(self.mean[columns] - belief.prior_top, -1.0) * 2.0,
-            spread * 4.0,
-            explored,
-        ]
-        return np.stack(parts, axis=-1)
+        return candidate_features(belief, columns, self.mean[columns], self.spread[columns])
 
     def _covariance(self, ones: list[int], others: np.ndarray) -> np.ndarray:
         """Prior covariance `[A, B]` between candidates."""
@@ -313,3 +290,33 @@ def expected_improvement(mean: np.ndarray, deviation: np.ndarray, incumbent: flo
     below = 0.5 * _erfc(-ratio * math.sqrt(0.5)).astype(np.float64)
     density = np.exp(-0.5 * ratio**2) * 0.3989422804014327
     return deviation * (ratio * below + density)
+
+
+def candidate_features(
+    belief: Belief, columns: np.ndarray, prior_mean: np.ndarray, spread: np.ndarray
+) -> np.ndarray:
+    """`[C, 13]` features of the candidates `columns [C]` with this prior; see `surrogate.features`."""
+    total = np.log(belief.acquisition[columns] + SMALL)
+    improvement = np.log(belief.expected_improvement[columns] + SMALL)
+    gains = np.log(belief.gains[:, columns] + SMALL)
+    gap = belief.mean[columns] - belief.incumbent
+    deviation = belief.deviation[columns]
+    retrieved = (belief.retrieved[:, columns] - belief.reached[:, None]) * 2.0
+    variance = deviation**2
+    explored = 1.0 - np.sqrt(variance / np.maximum(spread**2 + 1e-3, variance))
+    parts = [
+        total / 5.0 + 1.0,
+        np.maximum(total - math.log(belief.top + SMALL), -8.0) / 2.0,
+        improvement / 5.0 + 1.0,
+        gains[0] / 5.0 + 1.0,
+        gains[1] / 5.0 + 1.0,
+        np.clip(gap, -2.0, 2.0) * 2.0,
+        deviation * 4.0,
+        np.clip(gap / deviation, -6.0, 6.0) / 2.0,
+        retrieved[0],
+        retrieved[1],
+        np.maximum(prior_mean - belief.prior_top, -1.0) * 2.0,
+        spread * 4.0,
+        explored,
+    ]
+    return np.stack(parts, axis=-1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hyprl_jax.runtime.belief import SMALL, Belief, Posterior
+from hyprl_jax.runtime.cold import ColdPosterior
 
 if TYPE_CHECKING:
     from hyprl_jax.runtime.policy import Policy
@@ -62,7 +63,7 @@ class Episode:
     def __init__(
         self,
         policy: Policy,
-        posterior: Posterior,
+        posterior: Posterior | ColdPosterior,
         encodings: np.ndarray,
         trials: int | None,
         metafeatures: np.ndarray | None = None,

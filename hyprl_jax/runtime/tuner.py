@@ -20,6 +20,7 @@ from hyprl_jax.errors import InputError
 from hyprl_jax.runtime import candidates as sources
 from hyprl_jax.runtime import state as states
 from hyprl_jax.runtime.belief import Beliefs, Posterior
+from hyprl_jax.runtime.cold import ColdPosterior
 from hyprl_jax.runtime.episode import Episode
 from hyprl_jax.runtime.policy import Policy, default_policy, load_policy
 from hyprl_jax.runtime.prior import EarlierTasks, Surfaces, gather
@@ -294,7 +295,11 @@ class Tuner:
         encodings = self.space.features(self._codes).astype(np.float64)
         surfaces = self._surfaces
         lower, span = (surfaces.lower, surfaces.span) if surfaces else (np.zeros(0), np.zeros(0))
-        posterior = Posterior(encodings, self._values(encodings), lower, span, self._beliefs)
+        posterior: Posterior | ColdPosterior
+        if self._beliefs.prior == "cold":
+            posterior = ColdPosterior(encodings, self._beliefs)
+        else:
+            posterior = Posterior(encodings, self._values(encodings), lower, span, self._beliefs)
         return Episode(self.policy, posterior, encodings, self.trials)
 
     def _values(self, encodings: np.ndarray) -> np.ndarray:

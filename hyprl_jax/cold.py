@@ -1,0 +1,168 @@
+"""What is believed about the candidates when no other task in their space is known: a cold start.
+
+G Gaussian processes that differ in the lengthscales of their features (`runtime.lengthscales`) are updated
+side by side and averaged with weights proportional to their marginal likelihood of the history (Rasmussen and
+Williams 2006, eq. 2.30): importance sampling over lengthscales instead of an optimiser in the loop, and a way
+to find out which hyperparameters matter. Results are seen on a logarithmic scale between the best and the
+median of the history, so that the differences among good ones count and bad ones, however bad, do not:
+
+    z = -log((best - y) / (best - median) + 0.3), standardised.
+
+The scale changes with every result. So the factor of the covariance and its inverse are kept (both grow by a
+row a trial), and the processes are conditioned on the newest `z` each time; nothing is factorised again.
+Before the first result the most central candidate is the best guess.
+
+All functions are for a single episode; they answer in the types of `hyprl_jax.surrogate`. What retrieval
+stands for there is here what the most probable process and the most hopeful one say.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hyprl_jax.config import SurrogateConfig
+from hyprl_jax.runtime.lengthscales import PROCESSES, factors
+from hyprl_jax.surrogate import Belief, Knowledge, expected_improvement, stationary
+
+_OFFSET = 0.3
+_FLAT = 1e-12  # ranges below it are no ranges
+_CENTRAL = 0.4  # improvement expected of the most central candidate before the first trial
+
+
+class ColdState(NamedTuple):
+    """The processes after some trials of at most T."""
+
+    rows: jax.Array
+    """`[G, T, N]` float32 rows of the Cholesky factor of each process."""
+    inverse: jax.Array
+    """`[G, T, T]` float32 inverse of the factor over the tested configurations."""
+    log_determinant: jax.Array
+    """`[G]` float32 logarithm of the factor's determinant."""
+    variance: jax.Array
+    """`[G, N]` float32 posterior variance."""
+    objectives: jax.Array
+    """`[T]` float32 raw objectives in the order of the trials."""
+    actions: jax.Array
+    """`[T]` int32 configurations in the order of the trials."""
+    incumbent: jax.Array
+    """float32 best raw objective, minus infinity before the first trial."""
+    trial: jax.Array
+    """int32 trials done."""
+
+
+def start(known: Knowledge, trials: int, config: SurrogateConfig) -> ColdState:
+    """The processes before the first of at most `trials` trials."""
+    candidates = known.encodings.shape[0]
+    return ColdState(
+        rows=jnp.zeros((PROCESSES, trials, candidates), jnp.float32),
+        inverse=jnp.zeros((PROCESSES, trials, trials), jnp.float32),
+        log_determinant=jnp.zeros(PROCESSES, jnp.float32),
+        variance=jnp.full((PROCESSES, candidates), config.encoding_variance, jnp.float32),
+        objectives=jnp.zeros(trials, jnp.float32),
+        actions=jnp.zeros(trials, jnp.int32),
+        incumbent=jnp.float32(-jnp.inf),
+        trial=jnp.int32(0),
+    )
+
+
+def update(
+    known: Knowledge, state: ColdState, action: jax.Array, objective: jax.Array, config: SurrogateConfig
+) -> ColdState:
+    """The processes after testing `action` (int32 scalar) with the raw result `objective` (float32
+    scalar)."""
+    inverse_factors = jnp.asarray(1.0 / factors(known.encodings.shape[1]), jnp.float32)
+
+    def one(
+        scales: jax.Array, rows: jax.Array, inverse: jax.Array, variance: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        places = known.places * scales
+        row = config.encoding_variance * stationary(places[action], places)
+        past = rows[:, action]
+        deviation = jnp.sqrt(jnp.maximum(variance[action], 0.0) + config.noise)
+        new_row = (row - past @ rows) / deviation
+        new_inverse = (jnp.zeros_like(past).at[state.trial].set(1.0) - past @ inverse) / deviation
+        return (
+            rows.at[state.trial].set(new_row),
+            inverse.at[state.trial].set(new_inverse),
+            jnp.log(deviation),
+            jnp.maximum(variance - new_row**2, 0.0),
+        )
+
+    rows, inverse, grown, variance = jax.vmap(one)(inverse_factors, state.rows, state.inverse, state.variance)
+    return ColdState(
+        rows=rows,
+        inverse=inverse,
+        log_determinant=state.log_determinant + grown,
+        variance=variance,
+        objectives=state.objectives.at[state.trial].set(objective),
+        actions=state.actions.at[state.trial].set(action),
+        incumbent=jnp.maximum(state.incumbent, objective),
+        trial=state.trial + 1,
+    )
+
+
+def believe(known: Knowledge, state: ColdState, legal: jax.Array, config: SurrogateConfig) -> Belief:
+    """The belief about all candidates in units of the standardised logarithmic scale; `legal [N]` bool are
+    those that may still be tested."""
+    del config
+    seen = jnp.arange(state.objectives.shape[0]) < state.trial
+    begun = state.trial > 0
+    targets, factor, shift = standings(state.objectives, seen)
+    white = state.inverse @ targets
+    evidence = -0.5 * jnp.sum(white**2, axis=1) - state.log_determinant
+    weights = jax.nn.softmax(evidence)
+    means = jnp.einsum("gt,gtn->gn", white, state.rows)
+    mean = weights @ means
+    variance = jnp.maximum(weights @ (state.variance + means**2) - mean**2, 1e-8)
+    incumbent = jnp.where(begun, jnp.max(jnp.where(seen, targets, -jnp.inf), initial=-1e6), 0.0)
+    each = expected_improvement(means, jnp.sqrt(jnp.maximum(state.variance, 1e-8)), incumbent)
+    likeliest = jnp.argmax(weights)
+    return Belief(
+        mean=mean,
+        deviation=jnp.sqrt(variance),
+        incumbent=incumbent,
+        expected_improvement=jnp.where(begun, weights @ each, centrality(known.encodings, legal)),
+        gains=jnp.stack([each[likeliest], each.max(0)]),
+        retrieved=jnp.stack([means[likeliest], means.max(0)]),
+        reached=jnp.stack([incumbent, incumbent]),
+        concentration=jnp.stack([jnp.sum(weights**2), jnp.max(weights)]),
+        scale=jnp.stack([factor, shift]),
+    )
+
+
+def standings(objectives: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Targets `[T]` (0 where not `seen [T]` bool) of raw objectives `[T]`, and the scale `a`, `b` of the
+    linear `a y + b` that standardises them with the worst brought up to as far below the median as twice the
+    best is above."""
+    count = jnp.maximum(seen.sum(), 1)
+    best = jnp.max(jnp.where(seen, objectives, -jnp.inf), initial=-1e30)
+    worst = jnp.min(jnp.where(seen, objectives, jnp.inf), initial=1e30)
+    ranked = jnp.sort(jnp.where(seen, objectives, jnp.inf))
+    median = 0.5 * (ranked[(count - 1) // 2] + ranked[count // 2])
+    span = jnp.where(best - median > _FLAT, best - median, best - worst)
+    span = jnp.where(span > _FLAT, span, 1.0)
+    below = jnp.where(seen, (best - objectives) / span, 0.0)
+    targets, _, _ = _standardised(-jnp.log(below + _OFFSET), seen, count)
+    # Counted from the best: squares of objectives far from 0 would cancel.
+    _, middle, width = _standardised(jnp.maximum(-below, -3.0), seen, count)
+    factor = 1.0 / (width * span)
+    return targets, factor, -middle / width - factor * best
+
+
+def _standardised(
+    values: jax.Array, seen: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    mean = jnp.sum(jnp.where(seen, values, 0.0)) / count
+    centred = jnp.where(seen, values - mean, 0.0)
+    variance = jnp.sum(centred**2) / count
+    width = jnp.sqrt(jnp.where(variance > 1e-10, variance, 1.0))
+    return centred / width, mean, width
+
+
+def centrality(encodings: jax.Array, legal: jax.Array) -> jax.Array:
+    """`[N]` largest for the legal candidate nearest to the mean of all legal ones."""
+    centre = jnp.sum(jnp.where(legal[:, None], encodings, 0.0), axis=0) / jnp.maximum(legal.sum(), 1)
+    return _CENTRAL * jnp.exp(-jnp.sum((encodings - centre) ** 2, axis=1))

@@ -1,0 +1,169 @@
+"""A cold start in NumPy: the same many processes as `hyprl_jax.cold`, with the interface of `Posterior`.
+
+The formulas are told there. Arithmetic is in float64, arrays grow with the trials, and candidates may be
+replaced between trials.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+
+from hyprl_jax.runtime.belief import Belief, Beliefs, candidate_features, expected_improvement
+from hyprl_jax.runtime.lengthscales import PROCESSES, factors
+
+_OFFSET = 0.3
+_FLAT = 1e-12
+_CENTRAL = 0.4
+_ROWS = 16
+
+
+class ColdPosterior:
+    """The belief over N candidates after some trials, with no earlier task.
+
+    Args:
+        encodings: `[N, F]` features of the candidates.
+        beliefs: `lengthscale` is that of `hyprl_jax.cold` for a known space (one for each feature), or a
+            scalar that is multiplied by the square root of the number of features that differ.
+    """
+
+    informed = False
+
+    def __init__(self, encodings: np.ndarray, beliefs: Beliefs) -> None:
+        self.beliefs = beliefs
+        self.trial = 0
+        self.incumbent = -math.inf
+        self.objectives: list[float] = []
+        self.columns: list[int] = []
+        count, features = encodings.shape
+        lengthscale = np.asarray(beliefs.lengthscale, np.float64)
+        if lengthscale.ndim == 0:
+            varying = max(1, int((np.ptp(encodings, axis=0) > 0).sum()))
+            lengthscale = lengthscale * math.sqrt(varying)
+        self._scales = 1.0 / (lengthscale * factors(features))
+        self._encodings = np.asarray(encodings, np.float64).copy()
+        self._rows = np.zeros((PROCESSES, 0, count))
+        self._inverse = np.zeros((PROCESSES, 0, 0))
+        self._log_determinant = np.zeros(PROCESSES)
+        self.variance = np.full((PROCESSES, count), beliefs.encoding_variance)
+
+    @property
+    def size(self) -> int:
+        """Number of candidates."""
+        return self.variance.shape[1]
+
+    def copy(self) -> ColdPosterior:
+        """An independent copy (of what `update` changes)."""
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, list | np.ndarray):
+                setattr(twin, name, value.copy())
+        return twin
+
+    def replace(self, columns: np.ndarray, encodings: np.ndarray, surfaces: np.ndarray) -> None:
+        """Puts other candidates `[M, F]` in the place of `columns [M]`, none of which may have been
+        tested."""
+        del surfaces
+        self._encodings[columns] = encodings
+        variance = np.full((PROCESSES, len(columns)), self.beliefs.encoding_variance)
+        if self.trial:
+            tested = self._encodings[self.columns]
+            rows = self._inverse @ self._covariance(tested, self._encodings[columns])
+            self._rows[:, : self.trial, columns] = rows
+            variance = np.maximum(variance - np.einsum("gtm,gtm->gm", rows, rows), 0.0)
+        self.variance[:, columns] = variance
+
+    def append(self, encodings: np.ndarray, surfaces: np.ndarray) -> np.ndarray:
+        """Adds candidates `[M, F]`; returns their columns `[M]`."""
+        before, more = self.size, encodings.shape[0]
+        self._encodings = np.concatenate([self._encodings, np.zeros((more, encodings.shape[1]))])
+        self._rows = np.concatenate([self._rows, np.zeros((*self._rows.shape[:2], more))], axis=2)
+        self.variance = np.concatenate([self.variance, np.zeros((PROCESSES, more))], axis=1)
+        columns = np.arange(before, before + more)
+        self.replace(columns, encodings, surfaces)
+        return columns
+
+    def update(self, column: int, objective: float) -> None:
+        """The belief after testing candidate `column` with the raw result `objective` (higher is better)."""
+        done = self.trial
+        if done >= self._rows.shape[1]:
+            more = np.zeros((PROCESSES, max(_ROWS, done), self.size))
+            self._rows = np.concatenate([self._rows, more], axis=1)
+        row = self._covariance(self._encodings[[column]], self._encodings)[:, 0]
+        rows = self._rows[:, :done]
+        past = rows[:, :, column]
+        deviation = np.sqrt(np.maximum(self.variance[:, column], 0.0) + self.beliefs.noise)
+        new_row = (row - np.matmul(past[:, None], rows)[:, 0]) / deviation[:, None]
+        inverse = np.zeros((PROCESSES, done + 1, done + 1))
+        inverse[:, :done, :done] = self._inverse
+        inverse[:, done, :done] = -np.matmul(past[:, None], self._inverse)[:, 0] / deviation[:, None]
+        inverse[:, done, done] = 1.0 / deviation
+        self._inverse = inverse
+        self._rows[:, done] = new_row
+        self._log_determinant = self._log_determinant + np.log(deviation)
+        self.variance = np.maximum(self.variance - new_row**2, 0.0)
+        self.objectives.append(objective)
+        self.columns.append(column)
+        self.incumbent = max(self.incumbent, objective)
+        self.trial += 1
+
+    def believe(self, legal: np.ndarray) -> Belief:
+        """The belief about all candidates; `legal [N]` bool are those that may still be tested."""
+        targets, factor, shift = standings(np.asarray(self.objectives))
+        white = self._inverse @ targets
+        evidence = -0.5 * (white**2).sum(1) - self._log_determinant
+        weights = np.exp(evidence - evidence.max())
+        weights /= weights.sum()
+        means = np.matmul(white[:, None], self._rows[:, : self.trial])[:, 0]
+        mean = weights @ means
+        variance = np.maximum(weights @ (self.variance + means**2) - mean**2, 1e-8)
+        incumbent = float(targets.max()) if self.trial else 0.0
+        each = expected_improvement(means, np.sqrt(np.maximum(self.variance, 1e-8)), incumbent)
+        likeliest = int(np.argmax(weights))
+        improvement = weights @ each if self.trial else self._centrality(legal)
+        gains = np.stack([each[likeliest], each.max(0)])
+        total = improvement + self.beliefs.gain_weight * (gains[0] + gains[1])
+        acquisition = np.where(legal, total, 0.0)
+        return Belief(
+            mean, np.sqrt(variance), incumbent, improvement, gains,
+            np.stack([means[likeliest], means.max(0)]), np.asarray([incumbent, incumbent]),
+            np.asarray([(weights**2).sum(), weights.max()]), factor, shift,
+            acquisition, max(float(acquisition.max(initial=0.0)), 1e-12), 0.0,
+        )  # fmt: skip
+
+    def features(self, belief: Belief, columns: np.ndarray) -> np.ndarray:
+        """`[C, 13]` features of the candidates `columns [C]`; see `surrogate.features`."""
+        nothing = np.zeros(len(columns))
+        return candidate_features(belief, columns, nothing, nothing)
+
+    def _covariance(self, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Prior covariance `[G, A, B]` between candidates with features `[A, F]` and `[B, F]`."""
+        x, y = ones * self._scales[:, None, :], others * self._scales[:, None, :]
+        distance = (x * x).sum(2)[:, :, None] + (y * y).sum(2)[:, None, :] - 2.0 * x @ y.transpose(0, 2, 1)
+        return self.beliefs.encoding_variance / (1.0 + np.maximum(distance, 0.0) / 4.0) ** 2
+
+    def _centrality(self, legal: np.ndarray) -> np.ndarray:
+        centre = self._encodings[legal].mean(0) if legal.any() else 0.0
+        return _CENTRAL * np.exp(-((self._encodings - centre) ** 2).sum(1))
+
+
+def standings(objectives: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Targets `[T]` of raw objectives `[T]` and the linear scale `a`, `b`; see `hyprl_jax.cold.standings`."""
+    if not len(objectives):
+        return objectives, 1.0, 0.0
+    best, worst, median = objectives.max(), objectives.min(), float(np.median(objectives))
+    span = best - median if best - median > _FLAT else best - worst
+    span = span if span > _FLAT else 1.0
+    below = (best - objectives) / span
+    targets = -np.log(below + _OFFSET)
+    clipped = np.maximum(-below, -3.0)
+    middle, width = clipped.mean(), _width(clipped)
+    factor = 1.0 / (width * span)
+    return (targets - targets.mean()) / _width(targets), factor, -middle / width - factor * best
+
+
+def _width(values: np.ndarray) -> float:
+    variance = float(values.var())
+    return math.sqrt(variance) if variance > 1e-10 else 1.0

@@ -1,0 +1,200 @@
+"""The cold start against dense float64 linear algebra, and in NumPy as in jax."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyprl_jax import cold, surrogate
+from hyprl_jax.config import SurrogateConfig
+from hyprl_jax.runtime.belief import Beliefs
+from hyprl_jax.runtime.cold import ColdPosterior, standings
+from hyprl_jax.runtime.lengthscales import PROCESSES, factors
+
+CANDIDATES, FEATURES, TRIALS = 9, 3, 6
+CONFIG = SurrogateConfig(
+    prior="cold", lengthscale=0.5, encoding_variance=0.8, noise=0.05, gain_weight=0.3, fit=False, tune=False
+)
+BELIEFS = Beliefs("cold", 0.8, 1.0, (0.5,) * FEATURES, 0.05, 8.0, 32.0, 0.3)
+
+
+@partial(jax.jit, static_argnums=3)
+def _told(encodings: jax.Array, actions: jax.Array, objectives: jax.Array, trials: int) -> surrogate.Belief:
+    """What jax believes after `trials` trials."""
+    known = surrogate.know(
+        jnp.zeros((1, len(encodings))), encodings, jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), CONFIG
+    )
+    state = cold.start(known, TRIALS, CONFIG)
+    legal = jnp.ones(len(encodings), bool)
+    for trial in range(trials):
+        state = cold.update(known, state, actions[trial], objectives[trial], CONFIG)
+        legal = legal.at[actions[trial]].set(False)
+    return cold.believe(known, state, legal, CONFIG)
+
+
+def story(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encodings `[N, F]`, actions `[T]` and raw objectives `[T]`."""
+    generator = np.random.default_rng(seed)
+    encodings = generator.random((CANDIDATES, FEATURES))
+    actions = generator.permutation(CANDIDATES)[:TRIALS]
+    objectives = 300.0 + 20.0 * generator.standard_normal(TRIALS)
+    return encodings, actions, objectives
+
+
+def dense(
+    encodings: np.ndarray, actions: np.ndarray, objectives: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance `[N]` of the mixture of processes by textbook formulas in float64."""
+    targets, _, _ = standings(objectives)
+    means, variances, evidence = [], [], []
+    for scales in 0.5 * factors(encodings.shape[1]):
+        kernel = 0.8 * np.asarray(
+            [[oracles.rational_quadratic(x, y, scales) for y in encodings] for x in encodings]
+        )
+        inner = kernel[np.ix_(actions, actions)] + 0.05 * np.eye(len(actions))
+        cross = kernel[:, actions]
+        means.append(cross @ np.linalg.solve(inner, targets))
+        variances.append(np.diag(kernel - cross @ np.linalg.solve(inner, cross.T)))
+        misfit = targets @ np.linalg.solve(inner, targets)
+        evidence.append(-0.5 * misfit - 0.5 * np.linalg.slogdet(inner)[1])
+    weights = np.exp(np.asarray(evidence) - max(evidence))
+    weights /= weights.sum()
+    mean = weights @ np.asarray(means)
+    return mean, weights @ (np.asarray(variances) + np.asarray(means) ** 2) - mean**2
+
+
+def in_numpy(encodings: np.ndarray, actions: np.ndarray, objectives: np.ndarray) -> ColdPosterior:
+    posterior = ColdPosterior(encodings, BELIEFS)
+    for action, objective in zip(actions, objectives, strict=True):
+        posterior.update(int(action), float(objective))
+    return posterior
+
+
+def legal_after(actions: np.ndarray) -> np.ndarray:
+    return ~np.isin(np.arange(CANDIDATES), actions)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_mixture_is_that_of_dense_gaussian_processes(seed: int) -> None:
+    encodings, actions, objectives = story(seed)
+    mean, variance = dense(encodings, actions, objectives)
+    ours = in_numpy(encodings, actions, objectives).believe(legal_after(actions))
+    np.testing.assert_allclose(ours.mean, mean, atol=1e-9)
+    np.testing.assert_allclose(ours.deviation**2, np.maximum(variance, 1e-8), atol=1e-9)
+    theirs = _told(jnp.asarray(encodings), jnp.asarray(actions), jnp.asarray(objectives), TRIALS)
+    np.testing.assert_allclose(theirs.mean, mean, atol=2e-4)
+    np.testing.assert_allclose(theirs.deviation**2, np.maximum(variance, 1e-8), atol=2e-4)
+
+
+@pytest.mark.parametrize("trials", [0, 1, 2, TRIALS])
+def test_numpy_and_jax_believe_the_same(trials: int) -> None:
+    encodings, actions, objectives = story(7)
+    told = actions[:trials], objectives[:trials]
+    ours = in_numpy(encodings, *told).believe(legal_after(told[0]))
+    theirs = _told(jnp.asarray(encodings), jnp.asarray(actions), jnp.asarray(objectives), trials)
+    for name in ("mean", "deviation", "incumbent", "expected_improvement", "gains", "retrieved", "reached",
+                 "concentration"):  # fmt: skip
+        np.testing.assert_allclose(getattr(theirs, name), getattr(ours, name), atol=5e-4, err_msg=name)
+    np.testing.assert_allclose(theirs.scale[0], ours.factor, rtol=1e-4)
+    legal = jnp.asarray(legal_after(told[0]))
+    known = surrogate.know(
+        jnp.zeros((1, CANDIDATES)),
+        jnp.asarray(encodings),
+        jnp.zeros(1),
+        jnp.ones(1),
+        jnp.zeros(1, bool),
+        CONFIG,
+    )
+    acquired = surrogate.acquire(known, theirs, legal, CONFIG)
+    np.testing.assert_allclose(acquired.acquisition, ours.acquisition, atol=5e-4)
+
+
+def test_candidates_that_come_later_are_believed_as_if_they_had_been_there() -> None:
+    encodings, actions, objectives = story(3)
+    whole = in_numpy(encodings, actions, objectives).believe(legal_after(actions))
+    late = [column for column in range(CANDIDATES) if column not in actions]
+    early = np.where(np.isin(np.arange(CANDIDATES), late)[:, None], 0.5, encodings)
+    posterior = in_numpy(early, actions, objectives)
+    posterior.replace(np.asarray(late[:1]), encodings[late[:1]], np.zeros((0, 1)))
+    columns = posterior.append(encodings[late[1:]], np.zeros((0, len(late) - 1)))
+    seen = posterior.believe(np.ones(posterior.size, bool))
+    places = [late[0], *columns]
+    np.testing.assert_allclose(seen.mean[places], whole.mean[late], atol=1e-9)
+    np.testing.assert_allclose(seen.deviation[places], whole.deviation[late], atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12),
+    factor=st.floats(0.01, 1e4),
+    shift=st.floats(-1e5, 1e5),
+)
+def test_targets_need_no_units(values: list[float], factor: float, shift: float) -> None:
+    values = [round(value) for value in values]  # differences that survive the shift
+    targets, scale, offset = standings(np.asarray(values, float))
+    moved, _, _ = standings(factor * np.asarray(values, float) + shift)
+    np.testing.assert_allclose(moved, targets, atol=1e-4)
+    assert np.isfinite([scale, offset]).all()
+    order = np.argsort(values, kind="stable")
+    assert (np.diff(targets[order]) >= -1e-9).all(), "a better result has a higher target"
+
+
+def test_a_diverged_result_leaves_the_others_apart() -> None:
+    usual = [0.3, 0.35, 0.2, 0.25]
+    targets, _, _ = standings(-np.asarray([*usual, 1e30]))
+    good = targets[:-1]
+    assert np.ptp(good) > 0.01 * np.ptp(targets)
+    assert targets[-1] == targets.min()
+
+
+def test_jax_standings_are_numpys_whatever_is_masked() -> None:
+    values = np.asarray([3.0, 1.0, 2.5, 2.4, 9.0, 9.0])
+    seen = np.asarray([True, True, True, True, False, False])
+    targets, factor, shift = cold.standings(jnp.asarray(values), jnp.asarray(seen))
+    ours, our_factor, our_shift = standings(values[:4])
+    np.testing.assert_allclose(targets[:4], ours, atol=1e-5)
+    assert (np.asarray(targets[4:]) == 0).all()
+    np.testing.assert_allclose([factor, shift], [our_factor, our_shift], rtol=1e-5)
+
+
+def test_before_any_result_the_most_central_candidate_is_best() -> None:
+    encodings = np.asarray([[0.0, 0.0], [1.0, 1.0], [0.5, 0.6], [0.0, 1.0], [1.0, 0.0]])
+    beliefs = dataclasses.replace(CONFIG)
+    known = surrogate.know(
+        jnp.zeros((1, 5)), jnp.asarray(encodings), jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), beliefs
+    )
+    belief = cold.believe(known, cold.start(known, 3, beliefs), jnp.ones(5, bool), beliefs)
+    assert int(jnp.argmax(belief.expected_improvement)) == 2
+    numpy = ColdPosterior(encodings, BELIEFS._replace(lengthscale=0.5)).believe(np.ones(5, bool))
+    assert int(np.argmax(numpy.acquisition)) == 2
+
+
+def test_lengthscales_do_not_change_when_features_are_added() -> None:
+    few, many = factors(3), factors(7)
+    assert few.shape == (PROCESSES, 3)
+    np.testing.assert_array_equal(few, many[:, :3])
+    # A Latin hypercube: every feature has small and large lengthscales, in another order than its neighbours.
+    assert (few.min(0) < 0.3).all() and (few.max(0) > 3.0).all()
+    ranks = np.argsort(np.argsort(many, axis=0), axis=0)
+    correlations = np.corrcoef(ranks.T) - np.eye(7)
+    assert np.abs(correlations).max() < 0.9
+
+
+def test_one_process_learns_which_feature_matters() -> None:
+    generator = np.random.default_rng(0)
+    encodings = generator.random((40, 2))
+    objectives = np.sin(6.0 * encodings[:, 0])
+    tested = np.arange(16)
+    posterior = ColdPosterior(encodings, BELIEFS._replace(noise=1e-3, lengthscale=0.5))
+    for column in tested:
+        posterior.update(int(column), float(objectives[column]))
+    mean = posterior.believe(np.ones(40, bool)).mean[16:]
+    assert np.corrcoef(mean, objectives[16:])[0, 1] > 0.9
