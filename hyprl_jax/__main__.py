@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate:EVALUATE", "play held-out tasks with a policy and with baselines"),
     "report": ("report:REPORT", "one page with everything about an evaluation, or about several"),
     "export": ("export:EXPORT", "a trained policy as a folder that needs neither the run nor JAX"),
+    "suggest": ("suggest:SUGGEST", "ask and tell as JSON lines, for programs in any language"),
     "bench": ("bench:BENCH", "the throughput of this machine"),
 }
 
