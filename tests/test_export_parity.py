@@ -15,7 +15,7 @@ from jax import export as jax_export
 from tiny_runs import NAMES, tiny_config, write_collections
 
 from hyprl_jax import training
-from hyprl_jax.config import NetworkConfig, SurrogateConfig
+from hyprl_jax.config import NetworkConfig
 from hyprl_jax.export import export_policy
 from hyprl_jax.runtime import Tuner, load_policy
 from hyprl_jax.runtime.episode import Judgement
@@ -173,23 +173,28 @@ def test_batches_and_candidates_may_be_any_number(
         jax.tree.map(close, found, wanted)
 
 
-@pytest.fixture(scope="module")
-def trained(paths: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was really trained, for a moment, on all three collections."""
-    out = tmp_path_factory.mktemp("trained") / "run"
-    learner = {"updates": 2, "learning_rate": 0.05}
-    config = tiny_config(*paths.values(), folds=(1,), surrogate=SurrogateConfig(tune=False), learner=learner)
-    training.train(config, out, silent=True)
-    return out
+@pytest.fixture(scope="module", params=["made up", pytest.param("trained", marks=pytest.mark.slow)])
+def played_run(
+    request: pytest.FixtureRequest, paths: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Device, Played]:
+    """A run on all three collections, with random weights or really trained for a moment."""
+    out = tmp_path_factory.mktemp("played") / "run"
+    if request.param == "trained":
+        learner = {"updates": 2, "learning_rate": 0.05}
+        training.train(tiny_config(*paths.values(), folds=(1,), learner=learner), out, silent=True)
+    else:
+        untrained_run(out, *paths.values(), folds=(1,))
+    device = Device(out)
+    return out, device, device.play()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_tuner_of_a_trained_policy_plays_test_tasks_as_the_device_does(
-    trained: Path, paths: dict[str, str], tmp_path: Path, name: str
+def test_a_tuner_plays_the_test_tasks_as_the_device_does(
+    played_run: tuple[Path, Device, Played], paths: dict[str, str], tmp_path: Path, name: str
 ) -> None:
-    export_policy(trained, tmp_path / "policy")
-    device = Device(trained)
-    played, names = device.play(), device.data.names
+    run, device, played = played_run
+    export_policy(run, tmp_path / "policy")
+    names = device.data.names
     collection = read_collection(paths[name])
     frame = collection.configs.drop(columns="config_id")
     configs = [
