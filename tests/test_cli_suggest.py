@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyprl_jax.__main__ import main
-from hyprl_jax.cli import suggest
+from hyprl_jax.cli import suggest, suggest_files
 from hyprl_jax.cli.suggest import MOST_LINE, Conversation
 from hyprl_jax.cli.suggest_files import read_candidates, read_results, read_space_file, read_tasks
 from hyprl_jax.errors import InputError
@@ -215,7 +215,7 @@ def test_one_process_at_a_time_writes_the_state(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = str(tmp_path / "search.json")
-    monkeypatch.setattr(suggest, "_LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(suggest_files, "_LONGEST_WAIT", 0.0)
     with talking("--state", state, cwd=folder) as talk:
         talk.request(ask=1)
         assert main(["suggest", "--space", str(folder / "space.json"), "--state", state]) == 2
@@ -418,6 +418,37 @@ def test_state_belongs_to_its_options(
     assert "not JSON" in capsys.readouterr().err
     assert main(["suggest", "--space", str(space), "--state", str(tmp_path / "no" / "search.json")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change", [{"candidates": ...}, {"seed": "x"}, {"results": [[{"lr": 10**400}, 1]]}, {"pending": 3}]
+)
+def test_damaged_state_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
+    state = {key: part for key, part in {**Tuner(SPACE).state(), **change}.items() if part is not ...}
+    (tmp_path / "search.json").write_text(json.dumps(state))
+    code, _, err = outcome_of(
+        capsys, "--space", str(folder / "space.json"), "--state", str(tmp_path / "search.json")
+    )
+    assert code == 2
+    assert err.startswith(f"error: {tmp_path / 'search.json'}: ") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parameters": []},
+        {"parameters": [{"name": "x", "kind": "float", "lower": 0, "upper": 10**400}]},
+        {"conditions": {"momentum": {"kind": "in", "parent": "", "values": [1]}}},
+        {"optional": ["nobody"]},
+    ],
+)
+def test_damaged_space_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "space.json").write_text(json.dumps({**SPACE.to_dict(), **change}))
+    with pytest.raises(InputError) as mistake:
+        read_space_file(tmp_path / "space.json")
+    assert str(mistake.value).startswith(str(tmp_path))
 
 
 def test_forbidden_stays_forbidden_after_resuming(folder: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_every_space_goes_there_and_back(param_space: dict[str, Any], seed: int)
         assert converted.flatten(converted.nest(flat)) == flat
         assert converted.nest(flat) == config
         if written is not None:
-            again = RaySpace.from_dict(json.loads(json.dumps(written)), converted.space)
+            again = RaySpace.from_dict(json.loads(json.dumps(written)), converted.space.to_dict())
             assert again.with_constants(again.nest(flat)) == converted.with_constants(config)
         search.on_trial_complete(str(number), {"loss": float(number)})
 
@@ -478,6 +478,8 @@ def test_state_of_another_search_is_refused(tmp_path: Path) -> None:
         {"format_version": 0},
         {"tuner": 3},
         {"tuner": {"format": "x"}},
+        {"tuner": {"trials": ...}},
+        {"tuner": {"results": [[{"lr": 10**400}, 1.0]]}},
         {"space": 3},
         {"adds_constants": None},
         {"live": []},
@@ -495,7 +497,14 @@ def test_damaged_state_is_one_line(tmp_path: Path, change: dict[str, Any]) -> No
     play(search, 2)
     path = tmp_path / "state"
     search.save(str(path))
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    state = json.loads(path.read_text())
+    for name, value in change.items():
+        if isinstance(value, dict) and value.keys() <= state[name].keys():
+            state[name] |= value
+            state[name] = {key: part for key, part in state[name].items() if part is not ...}
+        else:
+            state[name] = value
+    path.write_text(json.dumps(state))
     with pytest.raises(InputError) as mistake:
         started().restore(str(path))
     assert "\n" not in str(mistake.value)
@@ -601,8 +610,7 @@ def more_facts(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> di
 def test_real_run_with_failing_trials(facts: dict[str, Any]) -> None:
     run = facts["failing"]
     assert run["trials"] == 5
-    assert run["errors"] >= 1
-    assert run["errors"] == run["told"].count(None)
+    assert run["errors"] == run["told"].count(None) == 1
     assert sorted(value for value in run["told"] if value is not None) == sorted(run["values"])
     assert run["best_value"] == min(run["values"])
     assert run["best_of_ray"] == {**run["best"], "epochs": 3}
@@ -631,7 +639,7 @@ def test_documentation_runs(more_facts: dict[str, Any]) -> None:
 
 
 def failing_objective(config: dict[str, Any]) -> None:
-    if config["model"]["kind"] == "b":
+    if config["lr"] == 0.05:
         raise RuntimeError("diverged")
     depth = config["model"]["depth"]
     tune.report({"eval": {"loss": config["lr"] + depth + config["epochs"]}})
@@ -660,6 +668,7 @@ def values_of(search: HypRLSearch) -> list[float | None]:
 
 
 def run_with_failures() -> dict[str, Any]:
+    # One failure alone: Ray starts a new process after each.
     bad = {"lr": 0.05, "model": {"depth": 1, "kind": "b"}}
     search = HypRLSearch(points_to_evaluate=[bad])
     grid = fit(failing_objective, SPACE, search, "eval/loss", "failing")

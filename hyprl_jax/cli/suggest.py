@@ -41,7 +41,6 @@ MOST_LINE = 2**20
 MOST_ASKED = 1000
 _LONGEST_COMPLAINT = 500
 _ROUNDED = 1e-6  # of the range: six digits of a number are enough to know it again
-_LONGEST_WAIT = 10.0  # seconds for another process to let go of the state
 _REQUESTS = ("ask", "tell", "best", "forget", "state", "quit")
 
 
@@ -221,9 +220,9 @@ def run_suggest(options: SuggestOptions) -> Outcome:
         return _answer_once(options)
     if options.history is not None:
         raise UsageError("--history needs --ask N; without it, tell the results one by one")
-    with contextlib.ExitStack() as stack:
-        if options.state is not None:
-            stack.enter_context(_alone_with(options.state))
+    from hyprl_jax.cli.suggest_files import alone_with
+
+    with contextlib.nullcontext() if options.state is None else alone_with(options.state):
         tuner = _resumed(options, _make_tuner(options))
         return _converse(options, tuner)
 
@@ -300,13 +299,15 @@ def _make_tuner(options: SuggestOptions) -> Tuner:
 
 def _resumed(options: SuggestOptions, fresh: Tuner) -> Tuner:
     """The search that `--state` holds, which must have begun with the same options; else `fresh`."""
+    from hyprl_jax.cli.suggest_files import blaming
     from hyprl_jax.runtime import Tuner
     from hyprl_jax.runtime import state as states
 
     path = options.state
     if path is None or not path.exists():
         return fresh
-    state = states.read(path)
+    with blaming(path):
+        state = states.read(path)
     mine = json.loads(json.dumps(fresh.state()))
     for name in ("space", "candidates", "direction", "seed", "earlier"):
         if state[name] != mine[name]:
@@ -319,33 +320,8 @@ def _resumed(options: SuggestOptions, fresh: Tuner) -> Tuner:
             space.permits = permits
             super().__init__(space, **options)
 
-    try:
+    with blaming(path):
         return PermittingTuner.from_state({**state, "trials": options.trials}, fresh.policy)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-@contextlib.contextmanager
-def _alone_with(state: Path) -> Iterator[None]:
-    """Keeps other processes from the state meanwhile; waits a little for one that is about to end."""
-    import fcntl
-
-    lock = state.with_name(f".{state.name}.lock")
-    try:
-        lock.touch()
-    except OSError as error:
-        raise InputError(f"{state}: cannot be written ({error.strerror or error})") from None
-    with open(lock, "a", encoding="utf-8") as file:
-        last = time.monotonic() + _LONGEST_WAIT
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > last:
-                    raise InputError(f"{state}: another process is using it: end that first") from None
-                time.sleep(0.02)
-        yield
 
 
 def best_of(tuner: Tuner) -> dict[str, Any] | None:

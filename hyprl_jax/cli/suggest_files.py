@@ -1,4 +1,4 @@
-"""The files that `hyprl suggest` reads: search spaces, and tables of configurations and results.
+"""The files of `hyprl suggest`: search spaces, tables of configurations and results, and whose the state is.
 
 A table is CSV with a header (one column a hyperparameter; an empty cell leaves it out), JSON lines, or a JSON
 list of objects. Results have `value` besides (empty, NaN or null: the trial failed), those of earlier tasks
@@ -7,11 +7,14 @@ list of objects. Results have `value` besides (empty, NaN or null: the trial fai
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from hyprl_jax.errors import InputError
 from hyprl_jax.runtime import Config, Space
 
 _MOST_BYTES = 256 * 2**20
+_LONGEST_WAIT = 10.0  # seconds for another process to let go of the state
 _FAILED = ("", "nan", "null", "none")
 
 Row = tuple[int, dict[str, Any]]
@@ -73,6 +77,41 @@ def read_tasks(path: Path, space: Space) -> list[list[tuple[Config, float]]]:
     if not tasks:
         raise InputError(f"{path}: no result in it")
     return list(tasks.values())
+
+
+@contextlib.contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is the fault of the file."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+    except (KeyError, OverflowError, TypeError, ValueError):
+        raise InputError(
+            f"{path}: the state of the search is damaged: start anew with another file"
+        ) from None
+
+
+@contextlib.contextmanager
+def alone_with(state: Path) -> Iterator[None]:
+    """Keeps other processes from the state meanwhile; waits a little for one that is about to end."""
+    lock = state.with_name(f".{state.name}.lock")
+    try:
+        lock.touch()
+    except OSError as error:
+        raise InputError(f"{state}: cannot be written ({error.strerror or error})") from None
+    with open(lock, "a", encoding="utf-8") as file:
+        last = time.monotonic() + _LONGEST_WAIT
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > last:
+                    raise InputError(f"{state}: another process is using it: end that first") from None
+                time.sleep(0.02)
+        yield
 
 
 def _read_results(
@@ -216,4 +255,6 @@ def _naming(path: Path, make: Any) -> Space:
         space: Space = make()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (KeyError, OverflowError):
+        raise InputError(f"{path}: no search space, or a number in it is too large") from None
     return space

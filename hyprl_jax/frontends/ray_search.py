@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.frontends.ray_space import RaySpace, has_domains
-from hyprl_jax.runtime import Config, NothingLeft, Policy, Result, Space, Tuner
+from hyprl_jax.runtime import Config, NothingLeft, Policy, Result, Tuner
 
 _FORMAT, _FORMAT_VERSION = "hyprl-ray-search", 1
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
@@ -196,8 +196,7 @@ class HypRLSearch(Searcher):
         self._mode = _agreed("mode", self._mode, mode)
         if self._space is None and self._restored["space"] is not None:
             # `tune.Tuner.restore` does not give the space once more.
-            space = Space.from_dict(self._restored["tuner"].get("space"))
-            self._space = RaySpace.from_dict(self._restored["space"], space)
+            self._space = RaySpace.from_dict(self._restored["space"], self._restored["tuner"].get("space"))
             self._adds_constants = self._restored["adds_constants"]
         if self._space is not None:
             self._start()
@@ -233,16 +232,22 @@ class HypRLSearch(Searcher):
     def _continue(self, space: RaySpace, state: dict[str, Any]) -> Tuner:
         """The tuner of a state; trials that it does not list as live are forgotten."""
         permits = space.space.permits
-        # A state is JSON and cannot hold the function that forbids configurations: it comes from the space.
-        tuner = _permitting(permits).from_state(state["tuner"], self._policy)
+        try:
+            # A state is JSON, without the function that forbids configurations: that is the space's.
+            tuner = _permitting(permits).from_state(state["tuner"], self._policy)
+            code = space.space.codes([*state["live"].values(), *state["points"]])
+        except InputError:
+            raise
+        except (KeyError, OverflowError, TypeError, ValueError):
+            raise InputError("the state of the searcher is damaged: start a new one") from None
         if json.loads(json.dumps(space.space.to_dict())) != json.loads(json.dumps(tuner.space.to_dict())):
             raise InputError("the state of the searcher belongs to another search space: start a new one")
         if tuner.direction != _DIRECTIONS[str(self._mode)]:
             raise InputError(f"the state of the searcher belongs to another mode than '{self._mode}'")
-        checked = {name: space.space.codes([config]) for name, config in state["live"].items()}
-        self._live = {name: space.space.configs(code)[0] for name, code in checked.items()}
+        configs = space.space.configs(code)
+        self._live = dict(zip(state["live"], configs, strict=False))
         self._latest = {name: float(value) for name, value in state["latest"].items()}
-        self._queue = space.space.configs(space.space.codes(state["points"]))
+        self._queue = configs[len(self._live) :]
         for config in tuner.pending:
             if config not in self._live.values():
                 tuner.forget(config)

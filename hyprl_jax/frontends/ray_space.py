@@ -141,9 +141,10 @@ class RaySpace:
         return found if self.space.permits is None and _survives(found) else None
 
     @classmethod
-    def from_dict(cls, data: Any, space: Space) -> RaySpace:
-        """What `to_dict` wrote, of this space; `InputError` if it is something else."""
+    def from_dict(cls, data: Any, written: Any) -> RaySpace:
+        """What `to_dict` wrote, and `Space.to_dict`; `InputError` if it is something else."""
         try:
+            space = Space.from_dict(written)
             parameters = {parameter.name: parameter for parameter in space.parameters}
             domains = {
                 name: _Domain(
