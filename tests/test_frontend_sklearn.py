@@ -358,11 +358,12 @@ def test_progress_is_printed_as_scikit_learn_does(capsys: pytest.CaptureFixture[
 
 
 class Listener:
-    """A callback that notes which tasks began and ended."""
+    """A callback that notes which tasks began and ended, and how many subtasks each announced."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.ended: list[str] = []
+        self.most: dict[str, int | None] = {}
 
     def setup(self, estimator: Any, context: Any) -> None: ...
 
@@ -370,6 +371,7 @@ class Listener:
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
         self.begun.append(context.task_name)
+        self.most[context.task_name] = context.max_subtasks
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
         self.ended.append(context.task_name)
@@ -384,6 +386,10 @@ def test_callbacks_hear_of_every_round() -> None:
     assert sorted(listener.begun) == sorted(listener.ended)
     counts = {name: listener.begun.count(name) for name in set(listener.begun)}
     assert counts["search"] == 1 and counts["round"] == 3 and counts["candidate-split-evaluation"] == 10
+    assert listener.most["search"] is None  # rounds may be smaller than asked for, then there are more
+    alone = Listener()
+    bowl_search(n_iter=5).set_callbacks(alone).fit(ROWS)
+    assert alone.most["search"] == alone.begun.count("round") == 5
 
 
 class WithoutCallbacks(HypRLSearchCV):

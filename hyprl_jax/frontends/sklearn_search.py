@@ -29,6 +29,7 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from hyprl_jax.errors import InputError
 from hyprl_jax.frontends.sklearn_space import SearchSpace
 from hyprl_jax.runtime import Policy, Space, Tuner
+from hyprl_jax.runtime.candidates import enumerate_all
 
 _ALL_FAILED = re.compile(r"\s*All the \d+ fits failed\.")
 _SEVERAL = (list, tuple, set, dict)  # what `scoring` is if it names several scores
@@ -116,7 +117,7 @@ class HypRLSearchCV(BaseSearchCV):
             while (done := len(tuner.results)) < self.n_iter:
                 batch = tuner.ask_many(min(self.n_points, self.n_iter - done))
                 if not batch:
-                    self._warn_of_small_space(done)
+                    self._warn_of_small_space(done, tuner.space)
                     break
                 scores = rounds.evaluate([search.params(config) for config in batch])
                 for config, score in zip(batch, scores, strict=True):
@@ -172,13 +173,15 @@ class HypRLSearchCV(BaseSearchCV):
             f"the score to search for is {given}: name one of {', '.join(names)} in refit or metric"
         )
 
-    def _warn_of_small_space(self, size: int) -> None:
-        warnings.warn(
-            f"The total space of parameters {size} is smaller than n_iter={self.n_iter}. Running {size} "
-            "iterations. For exhaustive searches, use GridSearchCV.",
-            UserWarning,
-            stacklevel=2,
-        )
+    def _warn_of_small_space(self, done: int, space: Space) -> None:
+        if enumerate_all(space) is None:
+            text = f"No configuration was left to suggest after {done} of n_iter={self.n_iter}."
+        else:  # in the words of RandomizedSearchCV
+            text = (
+                f"The total space of parameters {done} is smaller than n_iter={self.n_iter}. Running {done} "
+            )
+            text += "iterations. For exhaustive searches, use GridSearchCV."
+        warnings.warn(text, UserWarning, stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what only the searching process needs: scikit-learn sends `self` along with each fit."""
@@ -203,7 +206,7 @@ class _Rounds:
         self._results: dict[str, Any] | None = None
         self._context = context
         if context is not None:
-            most = math.ceil(search.n_iter / search.n_points)
+            most = int(search.n_iter) if search.n_points == 1 else None  # a round may get fewer points
             self._context = context.subcontext("search", max_subtasks=most)
             self._context.call_on_fit_task_begin(estimator=search)
 
