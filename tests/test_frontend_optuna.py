@@ -199,6 +199,25 @@ def test_what_failed_early_is_not_suggested_again() -> None:
     assert len(set(asked)) == len(asked)
 
 
+def test_hyperparameters_that_come_and_go_without_a_reason() -> None:
+    def objective(trial: Any) -> float:
+        value = quadratic(trial)
+        return value + trial.suggest_float("now_and_then", 0.0, 1.0) if trial.number % 3 else value
+
+    study = run(objective, 12)
+    assert "now_and_then" in learned(study)
+    assert all("now_and_then" in trial.params for trial in study.trials[:12] if trial.number % 3)
+
+
+@pytest.mark.parametrize("note", ["junk", {"x": "a", "y": math.nan}, {"x": 1e9, "y": True}, None])
+def test_notes_of_unknown_origin_are_survived(note: Any) -> None:
+    study = run(quadratic, 3)
+    for state in (TrialState.FAIL, TrialState.RUNNING):
+        study.add_trial(optuna.create_trial(state=state, system_attrs={"hyprl:suggested": note}))
+    study.optimize(quadratic, n_trials=3)
+    assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 6
+
+
 def test_the_space_is_unknown_while_all_trials_fail() -> None:
     study = run(lambda trial: trial.suggest_float("x", 0.0, 1.0) / 0.0, 5)
     assert learned(study) == {}
