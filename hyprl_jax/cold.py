@@ -3,10 +3,15 @@
 G Gaussian processes that differ in the lengthscales of their features (`runtime.lengthscales`) are updated
 side by side and averaged with weights proportional to their marginal likelihood of the history (Rasmussen and
 Williams 2006, eq. 2.30): importance sampling over lengthscales instead of an optimiser in the loop, and a way
-to find out which hyperparameters matter. Results are seen on a logarithmic scale between the best and the
-median of the history, so that the differences among good ones count and bad ones, however bad, do not:
+to find out which hyperparameters matter. The scale of each is integrated out, which makes it a Student-t
+process (Shah, Wilson and Ghahramani 2014, eqs. 4 and 6). Improvement is counted from the best mean of a
+tested configuration, since the best result of a noisy objective is luck in part. Results are seen on a
+logarithmic scale between the best and the median of the history, so that the differences among good ones
+count and bad ones, however bad, do not:
 
-    z = -log((best - y) / (best - median) + 0.3), standardised.
+    z = -log((best - y) / (best - median) + 0.3), standardised and divided by 4,
+
+which brings it to about the units of a task's range that all features are counted in.
 
 The scale changes with every result. So the factor of the covariance and its inverse are kept (both grow by a
 row a trial), and the processes are conditioned on the newest `z` each time; nothing is factorised again.
@@ -28,6 +33,8 @@ from hyprl_jax.runtime.lengthscales import PROCESSES, factors
 from hyprl_jax.surrogate import Belief, Knowledge, expected_improvement, stationary
 
 _OFFSET = 0.3
+_UNIT = 0.25  # of a task's range for a standard deviation of results
+_FREEDOM = 4.0  # degrees of freedom of the Student-t processes
 _FLAT = 1e-12  # ranges below it are no ranges
 _CENTRAL = 0.4  # improvement expected of the most central candidate before the first trial
 
@@ -105,31 +112,36 @@ def update(
 
 
 def believe(known: Knowledge, state: ColdState, legal: jax.Array, config: SurrogateConfig) -> Belief:
-    """The belief about all candidates in units of the standardised logarithmic scale; `legal [N]` bool are
-    those that may still be tested."""
+    """The belief about all candidates; `legal [N]` bool are those that may still be tested."""
     del config
     seen = jnp.arange(state.objectives.shape[0]) < state.trial
     begun = state.trial > 0
     targets, factor, shift = standings(state.objectives, seen)
     white = state.inverse @ targets
-    evidence = -0.5 * jnp.sum(white**2, axis=1) - state.log_determinant
+    misfit = jnp.sum(white**2, axis=1)
+    done = state.trial.astype(jnp.float32)
+    evidence = -0.5 * (_FREEDOM + done) * jnp.log1p(misfit / _FREEDOM) - state.log_determinant
     weights = jax.nn.softmax(evidence)
     means = jnp.einsum("gt,gtn->gn", white, state.rows)
+    variances = jnp.maximum(state.variance, 1e-8) * ((_FREEDOM + misfit) / (_FREEDOM + done))[:, None]
     mean = weights @ means
-    variance = jnp.maximum(weights @ (state.variance + means**2) - mean**2, 1e-8)
-    incumbent = jnp.where(begun, jnp.max(jnp.where(seen, targets, -jnp.inf), initial=-1e6), 0.0)
-    each = expected_improvement(means, jnp.sqrt(jnp.maximum(state.variance, 1e-8)), incumbent)
+    variance = jnp.maximum(weights @ (variances + means**2) - mean**2, 1e-8)
+    reached = jnp.max(jnp.where(seen, means[:, state.actions], -jnp.inf), axis=1, initial=-1e6)
+    reached = jnp.where(begun, reached, 0.0)
+    each = expected_improvement(means, jnp.sqrt(variances), reached[:, None])
+    incumbent = weights @ reached
     likeliest = jnp.argmax(weights)
+    improvement = jnp.where(begun, weights @ each, centrality(known.encodings, legal))
     return Belief(
-        mean=mean,
-        deviation=jnp.sqrt(variance),
-        incumbent=incumbent,
-        expected_improvement=jnp.where(begun, weights @ each, centrality(known.encodings, legal)),
-        gains=jnp.stack([each[likeliest], each.max(0)]),
-        retrieved=jnp.stack([means[likeliest], means.max(0)]),
-        reached=jnp.stack([incumbent, incumbent]),
+        mean=_UNIT * mean,
+        deviation=_UNIT * jnp.sqrt(variance),
+        incumbent=_UNIT * incumbent,
+        expected_improvement=_UNIT * improvement,
+        gains=_UNIT * jnp.stack([each[likeliest], each.max(0)]),
+        retrieved=_UNIT * jnp.stack([means[likeliest], means.max(0)]),
+        reached=_UNIT * jnp.stack([incumbent, incumbent]),
         concentration=jnp.stack([jnp.sum(weights**2), jnp.max(weights)]),
-        scale=jnp.stack([factor, shift]),
+        scale=_UNIT * jnp.stack([factor, shift]),
     )
 
 

@@ -71,7 +71,7 @@ class SurrogateConfig:
     """The incremental Gaussian process and the retrieval of similar tasks; see `hyprl_jax.surrogate`."""
 
     prior: Literal["learned", "mean", "constant", "cold"] = "learned"
-    """Learned mean and covariance, learned mean only, neither, or many cold processes (see `hyprl_jax.cold`)."""
+    """Learned mean and covariance, learned mean only, neither, or many cold processes (`hyprl_jax.cold`)."""
     leave_out: bool = True
     """Leave the group of the played task out of its own prior (off only to show what it costs)."""
     fit: bool = True

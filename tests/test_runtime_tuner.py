@@ -69,6 +69,13 @@ def test_nothing_is_suggested_twice_and_everything_is_of_the_space() -> None:
     assert len({json.dumps(config, sort_keys=True) for config in asked}) == 60
 
 
+def test_integers_around_zero_are_used_up_one_by_one() -> None:
+    tuner = Tuner(Space([Integer("a", 0, 39), Integer("b", -14, 15)]), policy=POLICY)
+    asked = [tuple(config.values()) for config in tuner.ask_many(200)]
+    assert len(set(asked)) == 200
+    tuner.forget({"a": 0, "b": 0} if (0, 0) in asked else dict(zip("ab", asked[0], strict=True)))
+
+
 def test_a_table_is_used_up_and_then_says_so() -> None:
     table = [{"x": x, "y": y} for x in (0.0, 0.5, 1.0) for y in ("a", "b")]
     tuner = Tuner(candidates=table, policy=POLICY)
@@ -104,8 +111,8 @@ def test_pending_trials_keep_others_away() -> None:
         alone.tell({"x": x}, (x - 0.6) ** 2)
     alone.ask()
     alone._pending.clear()
-    runner_up = sorted(alone._episode.promise())[-2]
-    place = int(np.flatnonzero(alone._episode.promise() == runner_up)[0])
+    runner_up = sorted(alone._pool.episode.promise())[-2]
+    place = int(np.flatnonzero(alone._pool.episode.promise() == runner_up)[0])
     assert abs(second["x"] - first["x"]) > abs(grid[place]["x"] - first["x"])
 
 
@@ -138,10 +145,10 @@ def test_failed_trials_are_avoided_as_the_worst_ones_are(failure: float | None) 
     tuner.tell(failed, failure)
     assert tuner.best is None and tuner.results[0].value is None
     run(tuner, 3)
-    assert tuner._episode.posterior.objectives.count(-max(r.value or 0.0 for r in tuner.results)) >= 1
+    assert tuner._pool.episode.posterior.objectives.count(-max(r.value or 0.0 for r in tuner.results)) >= 1
     assert all(config != failed for config in run(tuner, 10))
     tuner.tell({"rate": 0.8, "depth": 11, "kind": "plain"}, failure)
-    assert len(tuner._episode.posterior.objectives) == len(tuner.results)
+    assert len(tuner._pool.episode.posterior.objectives) == len(tuner.results)
 
 
 def test_only_failures_so_far_still_give_new_suggestions() -> None:
@@ -222,6 +229,8 @@ def test_a_state_is_bound_to_its_policy_by_name(tmp_path: Path) -> None:
         ({"space": SPACE, "trials": 0}, "trials is 0"),
         ({"space": SPACE, "pool": 3}, "pool is 3"),
         ({"candidates": []}, "no candidates"),
+        ({"space": SPACE, "pool": "many"}, "pool is many"),
+        ({"space": SPACE, "seed": "x"}, "seed is x"),
         ({"space": SPACE, "candidates": [{"rate": 1.0}]}, "'depth' has no value"),
         ({"space": SPACE, "earlier": [[({"rate": 2.0}, 1.0)]]}, "2.0 is not of the kind float"),
         ({"space": SPACE, "earlier": [[]]}, "earlier task 0 has no finite result"),
@@ -244,9 +253,9 @@ def test_a_result_that_is_no_number_changes_nothing() -> None:
 
 def test_huge_and_tiny_results_do_no_harm() -> None:
     tuner = Tuner(SPACE, policy=POLICY)
-    for value in (1e30, 1e-30, -1e30, 3.0, 3.0, 3.0, 1e12):
+    for value in (1e30, 1e-30, -1e30, 3.0, 3.0, 3.0, 1e12, 1e308, -1.7e308, 10**400):
         tuner.tell(tuner.ask(), value)
-    assert np.isfinite(tuner._episode.promise()).all()
+    assert np.isfinite(tuner._pool.episode.promise()).all()
 
 
 def test_neither_jax_nor_anything_else_is_needed() -> None:

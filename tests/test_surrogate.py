@@ -245,9 +245,8 @@ def test_features_of_some_candidates_are_those_among_all(name: str, seed: int) -
     found = told(story, config)
     known = surrogate.know(*story[:5], config)
     done = int(random.integers(0, TRIALS + 1))
-    state, belief, acquired = (
-        jax.tree.map(lambda leaf: jnp.asarray(leaf)[done], part)
-        for part in (found.state, found.belief, found.acquired)
+    belief, acquired = (
+        jax.tree.map(lambda leaf: jnp.asarray(leaf)[done], part) for part in (found.belief, found.acquired)
     )
     for columns in (random.permutation(CANDIDATES)[:3], np.array([5]), np.array([1, 1, 0])):
         some = surrogate.features(known, belief, acquired, jnp.asarray(columns, jnp.int32))

@@ -15,8 +15,10 @@ from hyprl_jax.runtime.belief import Belief, Beliefs, candidate_features, expect
 from hyprl_jax.runtime.lengthscales import PROCESSES, factors
 
 _OFFSET = 0.3
+_FREEDOM = 4.0
 _FLAT = 1e-12
 _CENTRAL = 0.4
+_UNIT = 0.25
 _ROWS = 16
 
 
@@ -113,23 +115,28 @@ class ColdPosterior:
         """The belief about all candidates; `legal [N]` bool are those that may still be tested."""
         targets, factor, shift = standings(np.asarray(self.objectives))
         white = self._inverse @ targets
-        evidence = -0.5 * (white**2).sum(1) - self._log_determinant
+        misfit = (white**2).sum(1)
+        evidence = -0.5 * (_FREEDOM + self.trial) * np.log1p(misfit / _FREEDOM) - self._log_determinant
         weights = np.exp(evidence - evidence.max())
         weights /= weights.sum()
         means = np.matmul(white[:, None], self._rows[:, : self.trial])[:, 0]
+        spread = (_FREEDOM + misfit) / (_FREEDOM + self.trial)
+        variances = np.maximum(self.variance, 1e-8) * spread[:, None]
         mean = weights @ means
-        variance = np.maximum(weights @ (self.variance + means**2) - mean**2, 1e-8)
-        incumbent = float(targets.max()) if self.trial else 0.0
-        each = expected_improvement(means, np.sqrt(np.maximum(self.variance, 1e-8)), incumbent)
+        variance = np.maximum(weights @ (variances + means**2) - mean**2, 1e-8)
+        reached = means[:, self.columns].max(1) if self.trial else np.zeros(PROCESSES)
+        each = expected_improvement(means, np.sqrt(variances), reached[:, None])
+        incumbent = float(weights @ reached)
         likeliest = int(np.argmax(weights))
-        improvement = weights @ each if self.trial else self._centrality(legal)
-        gains = np.stack([each[likeliest], each.max(0)])
+        improvement = _UNIT * (weights @ each if self.trial else self._centrality(legal))
+        gains = _UNIT * np.stack([each[likeliest], each.max(0)])
         total = improvement + self.beliefs.gain_weight * (gains[0] + gains[1])
         acquisition = np.where(legal, total, 0.0)
+        incumbent *= _UNIT
         return Belief(
-            mean, np.sqrt(variance), incumbent, improvement, gains,
-            np.stack([means[likeliest], means.max(0)]), np.asarray([incumbent, incumbent]),
-            np.asarray([(weights**2).sum(), weights.max()]), factor, shift,
+            _UNIT * mean, _UNIT * np.sqrt(variance), incumbent, improvement, gains,
+            _UNIT * np.stack([means[likeliest], means.max(0)]), np.asarray([incumbent, incumbent]),
+            np.asarray([(weights**2).sum(), weights.max()]), _UNIT * factor, _UNIT * shift,
             acquisition, max(float(acquisition.max(initial=0.0)), 1e-12), 0.0,
         )  # fmt: skip
 

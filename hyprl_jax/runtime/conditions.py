@@ -63,7 +63,12 @@ class Condition:
         if kind in _JOINTS and isinstance(data.get("parts"), list) and data["parts"] and depth < _DEEPEST:
             return cls(kind, parts=tuple(cls.from_dict(part, depth + 1) for part in data["parts"]))
         values = data.get("values") if kind in _COMPARISONS else None
-        if not isinstance(values, list) or not values or not isinstance(data.get("parent"), str):
+        if (
+            not isinstance(values, list)
+            or not values
+            or not isinstance(data.get("parent"), str)
+            or not data["parent"]
+        ):
             raise InputError(f"a condition is malformed: {str(data)[:100]}")
         return cls(kind, data["parent"], tuple(values))
 

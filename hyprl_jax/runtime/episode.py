@@ -164,7 +164,8 @@ class Episode:
         if kind in ("surrogate", "both"):
             parts.append(self.posterior.features(belief, columns))
         if kind in ("encodings", "both"):
-            parts.append(self.encodings[columns])
+            missing = max(self._policy.encoding_features - self.encodings.shape[1], 0)
+            parts.append(np.pad(self.encodings[columns], ((0, 0), (0, missing))))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
     def _context(self, belief: Belief) -> np.ndarray:

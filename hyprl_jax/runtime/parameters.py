@@ -126,7 +126,10 @@ def _number(name: str, kind: str, lower: Any, upper: Any, log: Any) -> Parameter
     for bound in (lower, upper):
         if isinstance(bound, bool) or not isinstance(bound, (int, float, np.number)):
             raise InputError(f"hyperparameter '{name}': bound {str(bound)[:50]!r} is no number")
-    lower, upper = float(lower), float(upper)
+    try:
+        lower, upper = float(lower), float(upper)
+    except OverflowError:
+        raise InputError(f"hyperparameter '{name}': a bound is too large for a number") from None
     largest = _LARGEST_INTEGER if kind == "integer" else _LARGEST
     if not lower <= upper or max(abs(lower), abs(upper)) > largest:
         raise InputError(f"hyperparameter '{name}': [{lower:g}, {upper:g}] is no finite range")

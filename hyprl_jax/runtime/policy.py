@@ -7,8 +7,8 @@ must have the name, shape and type that the architecture asks for.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.belief import Beliefs
 from hyprl_jax.runtime.episode import CANDIDATE_FEATURES, CONTEXT_FEATURES
 from hyprl_jax.runtime.network import Architecture, Network, shapes
-from hyprl_jax.runtime.prior import EarlierTasks, read_prior
+from hyprl_jax.runtime.prior import EarlierTasks, check_size, read_prior
 
 FORMAT, FORMAT_VERSION = "hyprl-policy", 1
 _MOST_JSON_BYTES = 8 * 2**20
@@ -28,6 +28,7 @@ _MOST_WEIGHT_BYTES = 256 * 2**20
 _MOST_WIDTH = 100_000
 _MOST_MEMBERS = 1000
 _MOST_LAYERS = 64
+_MOST_NAME = 200
 _CHOICES = {"cell": ("gru", "lstm", "none"), "candidates": ("surrogate", "encodings", "both")}
 
 
@@ -78,17 +79,21 @@ def load_policy(path: Path | str) -> Policy:
             raise InputError(f"{where}: the {name} inputs are not those that this version computes")
     encodings = _count(inputs, "encodings", _MOST_WIDTH, where)
     metafeatures = _count(inputs, "metafeatures", _MOST_WIDTH, where)
-    members = _count(description, "members", _MOST_MEMBERS, where)
+    members = _count(description, "members", _MOST_MEMBERS, where, least=1)
     width = {"surrogate": len(CANDIDATE_FEATURES), "encodings": encodings}
     width["both"] = sum(width.values())
     wanted = shapes(architecture, len(CONTEXT_FEATURES), width[architecture.candidates], metafeatures)
+    _check_files(path, description.get("files", {}), where)
     weights = _read_weights(path / "weights.safetensors", {n: (members, *s) for n, s in wanted.items()})
     spaces = description.get("spaces", {})
     numbers = description.get("numbers", {})
     if not isinstance(spaces, dict) or not isinstance(numbers, dict):
         raise InputError(f"{where}: 'spaces' and 'numbers' are objects")
+    name = description.get("name", path.name)
+    if not isinstance(name, str) or not name.isprintable() or len(name) > _MOST_NAME:
+        raise InputError(f"{where}: the name is not one line of at most {_MOST_NAME} characters")
     return Policy(
-        name=str(description.get("name", path.name))[:200],
+        name=name,
         network=Network(architecture, weights),
         beliefs=Beliefs.from_dict(_part(description, "surrogate", where), where),
         trials=max(1, _count(description, "trials", 10**6, where)),
@@ -101,10 +106,8 @@ def load_policy(path: Path | str) -> Policy:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    check_size(path, _MOST_JSON_BYTES)
     try:
-        size = path.stat().st_size
-        if size > _MOST_JSON_BYTES:
-            raise InputError(f"{path}: {size} bytes are more than the {_MOST_JSON_BYTES} it may have")
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -115,6 +118,20 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def _check_files(path: Path, files: Any, where: str) -> None:
+    """InputError where a file that is read is not the one that policy.json tells of."""
+    if not isinstance(files, dict):
+        raise InputError(f"{where}: 'files' is no object")
+    for name in ("weights.safetensors", "prior.safetensors"):
+        told = files.get(name)
+        if told is None:
+            continue
+        check_size(path / name, _MOST_WEIGHT_BYTES)
+        digest = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        if not isinstance(told, dict) or told.get("sha256") != digest:
+            raise InputError(f"{path / name}: is not the file that policy.json tells of; export it again")
+
+
 def _part(data: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
     part = data.get(name)
     if not isinstance(part, dict):
@@ -122,10 +139,11 @@ def _part(data: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
     return part
 
 
-def _count(data: Mapping[str, Any], name: str, most: int, where: str) -> int:
+def _count(data: Mapping[str, Any], name: str, most: int, where: str, least: int = 0) -> int:
     value = data.get(name)
-    if type(value) is not int or not 0 <= value <= most:
-        raise InputError(f"{where}: '{name}' is {str(value)[:50]!r}: expected a whole number up to {most}")
+    if type(value) is not int or not least <= value <= most:
+        found = ascii(str(value)[:50])
+        raise InputError(f"{where}: '{name}' is {found}: expected a whole number, {least} to {most}")
     return value
 
 
@@ -133,14 +151,15 @@ def _architecture(data: Mapping[str, Any], where: str) -> Architecture:
     hints = get_type_hints(Architecture)
     if set(data) != set(hints):
         wrong = sorted(set(data) ^ set(hints))[0]
-        raise InputError(f"{where}: the network has a missing or unknown field '{str(wrong)[:50]}'")
+        raise InputError(f"{where}: the network has a missing or unknown field {wrong[:50]!a}")
     for name, hint in hints.items():
         value = data[name]
         kinds = (int, float) if hint is float else (hint,)
         sound = type(value) in kinds and (name not in _CHOICES or value in _CHOICES[name])
         most = _MOST_LAYERS if name == "layers" else _MOST_WIDTH
-        if not sound or (hint in (int, float) and not 0 <= value <= most):
-            raise InputError(f"{where}: the network's '{name}' is {str(value)[:50]!r}")
+        least = 1 if name in ("context", "hidden") else 0
+        if not sound or (hint in (int, float) and not least <= value <= most):
+            raise InputError(f"{where}: the network's '{name}' is {str(value)[:50]!a}")
     architecture = Architecture(**data)
     if architecture.residual and not architecture.residual_limit > 0:
         raise InputError(f"{where}: the network's 'residual_limit' is not above 0")
@@ -151,16 +170,14 @@ def _read_weights(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str
     """The float32 arrays of a safetensors file, which must be exactly those `wanted`."""
     import safetensors
 
+    check_size(path, _MOST_WEIGHT_BYTES)
     try:
-        size = os.path.getsize(path)
-        if size > _MOST_WEIGHT_BYTES:
-            raise InputError(f"{path}: {size} bytes are more than the {_MOST_WEIGHT_BYTES} it may have")
         with safetensors.safe_open(path, framework="numpy") as file:
             names = set(file.keys())
             wrong = sorted(names ^ set(wanted))
             if wrong:
                 fault = "is missing" if wrong[0] in wanted else "is unknown"
-                raise InputError(f"{path}: weight '{wrong[0][:100]}' {fault}")
+                raise InputError(f"{path}: weight {wrong[0][:100]!a} {fault}")
             for name, shape in wanted.items():
                 part = file.get_slice(name)
                 if tuple(part.get_shape()) != shape or part.get_dtype() != "F32":

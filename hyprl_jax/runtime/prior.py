@@ -8,19 +8,22 @@ A task's surface over candidates that it never evaluated is filled in from its n
 from __future__ import annotations
 
 import math
-import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hyprl_jax.encoding import allowed, illegal
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.space import Space
 
 _NEIGHBOURS = 8
 _MOST_BYTES = 256 * 2**20
 _MOST_ENTRIES = 10**8
+_LARGEST = 1e150  # of an objective: ranges and their squares must be finite
+_FLOATS = {"F16", "F32", "F64"}
 _SAME = 1e-12  # squared distance below which two configurations are one
 
 
@@ -67,7 +70,7 @@ class Surfaces:
 
 
 def gather(
-    space: Space, tasks: Sequence[Sequence[tuple[Mapping[str, Any], float]]], sign: float
+    space: Space, tasks: Sequence[Sequence[tuple[Mapping[str, Any], float | None]]], sign: float
 ) -> EarlierTasks:
     """Earlier tasks given as lists of (configuration, objective); `sign` is -1 where it is minimised.
 
@@ -95,6 +98,31 @@ def gather(
     return EarlierTasks(np.stack(codes), objective)
 
 
+def fitting(tasks: EarlierTasks, space: Space) -> EarlierTasks:
+    """The tasks that a policy carries, if their configurations are of `space`; InputError otherwise."""
+    if tasks.codes.shape[1] != len(space.names):
+        raise InputError("the earlier tasks that the policy carries are of another space; export it again")
+    for parameter, codes in zip(space.parameters, tasks.codes.T, strict=True):
+        if illegal(parameter, codes).any():
+            raise InputError(
+                f"the earlier tasks that the policy carries have a '{parameter.name}' that is not "
+                f"{allowed(parameter)}; export it again"
+            )
+    return tasks
+
+
+def check_size(path: Path, most: int) -> None:
+    """InputError unless `path` is a plain file of at most `most` bytes."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise InputError(f"{path}: cannot be read (it is no plain file)")
+    if facts.st_size > most:
+        raise InputError(f"{path}: {facts.st_size} bytes are more than the {most} it may have")
+
+
 def read_prior(path: Path) -> dict[str, EarlierTasks]:
     """The tasks in a `prior.safetensors` by collection (none if there is no such file); InputError for a
     damaged one."""
@@ -102,12 +130,13 @@ def read_prior(path: Path) -> dict[str, EarlierTasks]:
 
     if not path.exists():
         return {}
+    check_size(path, _MOST_BYTES)
     try:
-        size = os.path.getsize(path)
-        if size > _MOST_BYTES:
-            raise InputError(f"{path}: {size} bytes are more than the {_MOST_BYTES} it may have")
         with safetensors.safe_open(path, framework="numpy") as file:
             names = sorted(file.keys())
+            for name in names:  # before NumPy meets a kind of number that it does not know
+                if file.get_slice(name).get_dtype() not in _FLOATS:
+                    raise InputError(f"{path}: array {name[:100]!a} holds something else than numbers")
             arrays = {name: file.get_tensor(name) for name in names}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -115,16 +144,16 @@ def read_prior(path: Path) -> dict[str, EarlierTasks]:
         raise InputError(f"{path}: damaged ({error}); export the policy again") from None
     found = {}
     for collection in sorted({name.rpartition("/")[0] for name in names}):
+        shown = ascii(collection[:100])
         codes, objective = (arrays.get(f"{collection}/{part}") for part in ("codes", "objective"))
         if codes is None or objective is None or codes.ndim != 2 or objective.ndim != 2:
-            raise InputError(
-                f"{path}: collection '{collection[:100]}' needs codes [n, P] and objective [K, n]"
-            )
-        if codes.shape[0] != objective.shape[1] or objective.size > _MOST_ENTRIES or not len(codes):
-            raise InputError(f"{path}: the arrays of collection '{collection[:100]}' do not fit each other")
-        if codes.dtype.kind != "f" or objective.dtype.kind != "f" or np.isinf(objective).any():
-            raise InputError(f"{path}: collection '{collection[:100]}' holds something else than numbers")
+            raise InputError(f"{path}: collection {shown} needs codes [n, P] and objective [K, n]")
+        if codes.shape[0] != objective.shape[1] or objective.size > _MOST_ENTRIES or not objective.size:
+            raise InputError(f"{path}: the arrays of collection {shown} do not fit each other")
+        codes, objective = codes.astype(np.float64), objective.astype(np.float64)
+        if np.isinf(codes).any() or (np.abs(objective) > _LARGEST).any():
+            raise InputError(f"{path}: collection {shown} holds numbers that are not finite or too large")
         if not np.isfinite(objective).any(axis=1).all():
-            raise InputError(f"{path}: a task of collection '{collection[:100]}' has no result")
-        found[collection] = EarlierTasks(codes.astype(np.float64), objective.astype(np.float64))
+            raise InputError(f"{path}: a task of collection {shown} has no result")
+        found[collection] = EarlierTasks(codes, objective)
     return found

@@ -81,10 +81,10 @@ class Space:
         """`space` itself, or the one that a ConfigSpace or the dict of `to_dict` describes."""
         if isinstance(space, Space):
             return space
-        if isinstance(space, Mapping) and "parameters" in space:
-            return cls.from_dict(space)
         if hasattr(space, "parent_conditions_of"):
             return cls.from_configspace(space)
+        if isinstance(space, Mapping) and "parameters" in space:
+            return cls.from_dict(space)
         raise InputError(
             f"a search space is a Space, a ConfigSpace or the dict of `to_dict`, not {type(space).__name__}"
         )
@@ -98,7 +98,7 @@ class Space:
             for name in space
             if space.parent_conditions_of[name]
         }
-        permits = _permits_of(space) if space.forbidden_clauses else None
+        permits = _NotForbidden(space) if space.forbidden_clauses else None
         return cls(parameters, conditions, permits)
 
     @classmethod
@@ -152,7 +152,9 @@ class Space:
         for row, column in np.argwhere(active & np.isnan(codes)):
             if self.names[column] not in self.optional:
                 raise InputError(f"hyperparameter '{self.names[column]}' has no value in {configs[row]}")
-        return codes
+        return (
+            codes + 0.0
+        )  # -0.0 and 0.0 are one value, but differ in the bytes that configurations are known by
 
     def configs(self, codes: np.ndarray) -> list[Config]:
         """The configurations `[N]` of codes `[N, P]`."""
@@ -189,7 +191,7 @@ class Space:
                 codes[:, index] = kinds.number_at(parameter, unit)
             else:
                 codes[:, index] = np.floor(unit * len(parameter.choices))
-        return self.deactivate(codes)
+        return self.deactivate(codes) + 0.0
 
     def deactivate(self, codes: np.ndarray) -> np.ndarray:
         """`codes [N, P]` with NaN for what the conditions make inactive."""
@@ -233,11 +235,14 @@ class Space:
         if codes is None:
             if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
                 raise InputError(f"hyperparameter '{name}': {value!r} is no number")
-            code = float(value)
+            try:
+                code = float(value)
+            except OverflowError:  # an integer of hundreds of digits
+                code = np.inf
         else:
             code = float(codes.get(choice_text(value), -1))
         if not np.isfinite(code) or illegal(parameter, np.asarray([code]))[0]:
-            raise InputError(f"hyperparameter '{name}': {value!r} is not {allowed(parameter)}")
+            raise InputError(f"hyperparameter '{name}': {_shown(value)} is not {allowed(parameter)}")
         return code
 
     def _check_condition(self, child: str, condition: Condition) -> None:
@@ -278,16 +283,28 @@ def _parents_first(names: Sequence[str], conditions: Mapping[str, Condition]) ->
     return order
 
 
-def _permits_of(space: Any) -> Callable[[Config], bool]:
+class _NotForbidden:
     """Whether the forbidden clauses of a ConfigSpace allow a configuration."""
 
-    def permits(config: Config) -> bool:
+    def __init__(self, space: Any) -> None:
+        self._space = space
+
+    def __call__(self, config: Config) -> bool:
         import ConfigSpace
 
         try:
-            ConfigSpace.Configuration(space, values=config).check_valid_configuration()
+            ConfigSpace.Configuration(self._space, values=config).check_valid_configuration()
         except ConfigSpace.exceptions.ForbiddenValueError:
             return False
         return True
 
-    return permits
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut short."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**20 else "an integer this large"
+    return text[:100]
+
+
+def plain(config: Mapping[str, Any]) -> Config:
+    """The configuration with Python values in the place of NumPy's."""
+    return {name: v.item() if isinstance(v, np.generic) else v for name, v in dict(config).items()}

@@ -39,7 +39,7 @@ def check(state: Any) -> dict[str, Any]:
     if state.get("format_version") != FORMAT_VERSION:
         raise InputError("the state of a tuner is of another version: start anew and tell the results again")
     for name, kinds in _FIELDS.items():
-        if type(state.get(name)) not in kinds:
+        if name not in state or type(state[name]) not in kinds:
             raise InputError(f"the state of a tuner is damaged: '{name}' is {str(state.get(name))[:50]!r}")
     pairs = [*state["results"], *(pair for task in _tasks(state["earlier"]) for pair in task)]
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 and _is_result(*pair) for pair in pairs):
@@ -92,5 +92,5 @@ def _tasks(earlier: list[Any]) -> list[Any]:
 
 
 def _is_result(config: Any, value: Any) -> bool:
-    number = value is None or (type(value) in (int, float) and math.isfinite(value))
+    number = value is None or (type(value) in (int, float) and abs(value) < math.inf)
     return isinstance(config, Mapping) and number
