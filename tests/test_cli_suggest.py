@@ -567,7 +567,11 @@ def test_tables_of_every_form(tmp_path: Path, name: str, text: str) -> None:
         ("r.csv", CSV.replace("0.42", "good"), "line 3: the value 'good'"),
         ("r.csv", CSV.replace("adam", "adamw"), "line 2: hyperparameter 'optimizer'"),
         ("r.csv", CSV.replace("0.001", "x"), "line 3: hyperparameter 'lr'"),
-        ("r.csv", CSV.replace("0.1,8", "0.1,8" + "0" * 400), "line 4: a number is too large"),
+        (
+            "r.csv",
+            CSV.replace("0.1,8", "0.1,8" + "0" * 400),
+            "line 4: hyperparameter 'depth': an integer this large",
+        ),
         ("r.csv", CSV.replace("momentum", "speed"), "line 3: hyperparameter 'speed'"),
         ("r.csv", CSV.replace("value", "loss"), "line 2: there is no 'value'"),
         ("r.csv", CSV + '"open', "damaged CSV"),

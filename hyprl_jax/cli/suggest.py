@@ -312,16 +312,9 @@ def _resumed(options: SuggestOptions, fresh: Tuner) -> Tuner:
     for name in ("space", "candidates", "direction", "seed", "earlier"):
         if state[name] != mine[name]:
             raise InputError(f"{path}: the search began with another --{name}: use that, or another --state")
-    permits = fresh.space.permits
-
-    class PermittingTuner(Tuner):
-        # A state is JSON and cannot hold the function that forbids configurations: it comes from the space.
-        def __init__(self, space: Any = None, **options: Any) -> None:
-            space.permits = permits
-            super().__init__(space, **options)
-
     with blaming(path):
-        return PermittingTuner.from_state({**state, "trials": options.trials}, fresh.policy)
+        # A state is JSON and cannot hold the function that forbids configurations: it comes from the space.
+        return Tuner.from_state({**state, "trials": options.trials}, fresh.policy, fresh.space)
 
 
 def best_of(tuner: Tuner) -> dict[str, Any] | None:

@@ -101,7 +101,7 @@ class Session:
             return None
         finally:
             for pending in tuner.pending:
-                _forget(tuner, pending)
+                tuner.forget(pending)
 
     def _up_to_date(self, learned: Learned) -> Tuner:
         """The tuner, told all results in the order in which they were read."""
@@ -159,16 +159,8 @@ class Session:
 
 def _look_ahead(tuner: Tuner) -> None:
     try:
-        _forget(tuner, tuner.ask())
+        tuner.forget(tuner.ask())
     except NothingLeft:
-        return
-
-
-def _forget(tuner: Tuner, config: Config) -> None:
-    """Takes back what was asked for."""
-    try:
-        tuner.forget(config)
-    except InputError:  # the same code with another sign of zero
         return
 
 

@@ -231,17 +231,17 @@ class HypRLSearch(Searcher):
 
     def _continue(self, space: RaySpace, state: dict[str, Any]) -> Tuner:
         """The tuner of a state; trials that it does not list as live are forgotten."""
-        permits = space.space.permits
+        own = json.loads(json.dumps(space.space.to_dict()))
         try:
+            if json.loads(json.dumps(state["tuner"]["space"])) != own:
+                raise InputError("the state of the searcher belongs to another search space: start a new one")
             # A state is JSON, without the function that forbids configurations: that is the space's.
-            tuner = _permitting(permits).from_state(state["tuner"], self._policy)
+            tuner = Tuner.from_state(state["tuner"], self._policy, space.space)
             code = space.space.codes([*state["live"].values(), *state["points"]])
         except InputError:
             raise
         except (KeyError, OverflowError, TypeError, ValueError):
             raise InputError("the state of the searcher is damaged: start a new one") from None
-        if json.loads(json.dumps(space.space.to_dict())) != json.loads(json.dumps(tuner.space.to_dict())):
-            raise InputError("the state of the searcher belongs to another search space: start a new one")
         if tuner.direction != _DIRECTIONS[str(self._mode)]:
             raise InputError(f"the state of the searcher belongs to another mode than '{self._mode}'")
         configs = space.space.configs(code)
@@ -272,17 +272,6 @@ class HypRLSearch(Searcher):
             "latest": self._latest,
             "points": self._queue,
         }
-
-
-def _permitting(permits: Any) -> type[Tuner]:
-    """The class of tuners whose space forbids what `permits` forbids."""
-
-    class PermittingTuner(Tuner):
-        def __init__(self, space: Any = None, **options: Any) -> None:
-            space.permits = permits
-            super().__init__(space, **options)
-
-    return PermittingTuner
 
 
 def _check_target(metric: Any, mode: Any) -> None:

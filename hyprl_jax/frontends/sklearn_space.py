@@ -35,10 +35,7 @@ class SearchSpace:
         if isinstance(distributions, Space):
             return cls._whole(distributions)
         if hasattr(distributions, "parent_conditions_of"):
-            space = Space.from_configspace(distributions)
-            if space.permits is not None:
-                space.permits = _NotForbidden(distributions)
-            return cls._whole(space)
+            return cls._whole(Space.from_configspace(distributions))
         listed = [distributions] if isinstance(distributions, Mapping) else distributions
         if not isinstance(listed, (list, tuple)) or not listed:
             raise InputError("param_distributions is a dict, a list of dicts, a Space or a ConfigSpace")
@@ -125,23 +122,6 @@ class SearchSpace:
 
     def _nothing(self) -> Config:
         return {p.name: p.choices[0] for p in self.space.parameters if p.kind == "constant"}
-
-
-class _NotForbidden:
-    """Whether a ConfigSpace allows a configuration; unlike a closure, it travels to other processes."""
-
-    def __init__(self, space: Any) -> None:
-        self.space = space
-
-    def __call__(self, config: Config) -> bool:
-        from ConfigSpace import Configuration
-        from ConfigSpace.exceptions import ForbiddenValueError
-
-        try:
-            Configuration(self.space, values=config).check_valid_configuration()
-        except ForbiddenValueError:
-            return False
-        return True
 
 
 def _by_name(part: Mapping[Any, Any]) -> list[tuple[str, Any]]:
