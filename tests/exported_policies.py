@@ -20,6 +20,7 @@ from hyprl_jax.rollout import Choice
 from hyprl_jax.runs import RunFolder
 from hyprl_jax.runtime import load_policy
 from hyprl_jax.runtime.belief import Posterior
+from hyprl_jax.runtime.cold import ColdPosterior
 from hyprl_jax.runtime.episode import Episode
 from hyprl_jax.surrogate import Numbers
 from hyprl_jax.training import TrainingData, load_data
@@ -144,13 +145,13 @@ class Device:
         peers = np.asarray(banks.peers(self.data.bank, self.fold, jnp.int32(row)))
         rows = fold.known[peers]
         span = (bank.best - bank.worst)[rows].astype(np.float64)
-        posterior = Posterior(
-            bank.encodings[place][:, :width].astype(np.float64),
-            bank.unit[rows].astype(np.float64),
-            bank.worst[rows].astype(np.float64),
-            np.where(span > 0, span, 1.0),
-            policy.numbers[table.collection],
-        )
+        own, beliefs = bank.encodings[place][:, :width].astype(np.float64), policy.numbers[table.collection]
+        posterior: Posterior | ColdPosterior
+        if beliefs.prior == "cold":
+            posterior = ColdPosterior(own, beliefs)
+        else:
+            known = bank.unit[rows].astype(np.float64), bank.worst[rows].astype(np.float64)
+            posterior = Posterior(own, *known, np.where(span > 0, span, 1.0), beliefs)
         encodings = bank.encodings[place].astype(np.float64)
         episode = Episode(policy, posterior, encodings, self.config.env.trials, metafeatures)
         episode.legal = bank.legal[row].copy()
