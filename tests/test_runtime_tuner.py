@@ -160,13 +160,14 @@ def test_only_failures_so_far_still_give_new_suggestions() -> None:
     assert len({str(config) for config in asked}) == 5
 
 
-def test_earlier_tasks_lead_to_their_good_region() -> None:
+@pytest.mark.parametrize("beliefs", [COLD, LEARNED])
+def test_earlier_tasks_lead_to_their_good_region(beliefs: Any) -> None:
     generator = np.random.default_rng(0)
     earlier = []
     for shift in (-0.1, 0.0, 0.1):
         configs = SPACE.configs(SPACE.from_positions(generator.random((60, 4))))
         earlier.append([(config, loss(config) * (1 + shift) + shift) for config in configs])
-    informed = Tuner(SPACE, policy=make_policy(LEARNED, strength=0.0), earlier=earlier)
+    informed = Tuner(SPACE, policy=make_policy(beliefs, strength=0.0), earlier=earlier)
     values = [loss(config) for config in run(informed, 5)]
     cold = [loss(config) for config in run(Tuner(SPACE, policy=make_policy(strength=0.0)), 5)]
     assert min(values) < min(cold) and values[0] < np.quantile([v for t in earlier for _, v in t], 0.2)

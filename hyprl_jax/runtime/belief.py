@@ -63,6 +63,11 @@ class Beliefs(NamedTuple):
         return cls(**{**data, "lengthscale": lengthscale})
 
 
+WARM = Beliefs("learned", 0.1, 1.0, 1.2, 0.003, 8.0, 32.0, 0.4)
+"""What is assumed where earlier tasks are given to a policy that was trained for cold starts: the defaults of
+`SurrogateConfig`."""
+
+
 class Belief(NamedTuple):
     """The belief read out for all candidates, in units of the task's estimated range; see
     `surrogate.Belief`."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime import state as states
-from hyprl_jax.runtime.belief import Beliefs, Posterior
+from hyprl_jax.runtime.belief import WARM, Beliefs, Posterior
 from hyprl_jax.runtime.cold import ColdPosterior
 from hyprl_jax.runtime.episode import Episode
 from hyprl_jax.runtime.policy import Policy, default_policy, load_policy
@@ -306,7 +306,7 @@ class Tuner:
         if isinstance(scales, tuple) and len(scales) != len(self.space.feature_names):
             raise InputError(f"policy '{self.policy.name}' has lengthscales for another space")
         # Earlier tasks are worth more than a cold start, even to a policy that was trained for one.
-        return beliefs._replace(prior="learned") if self._earlier else beliefs
+        return WARM if self._earlier and beliefs.prior in ("cold", "constant") else beliefs
 
     def _generator(self, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([self.seed % 2**32, *numbers])
