@@ -223,3 +223,12 @@ def test_constants_and_single_values_have_no_column() -> None:
     assert space.configs(space.codes([{"version": 3, "x": 2.0, "y": 0.25}])) == [
         {"version": 3, "x": 2.0, "y": 0.25}
     ]
+
+
+def test_a_changed_choice_counts_about_as_much_as_a_number_from_end_to_end() -> None:
+    space = Space.from_configspace(conditional_space())
+    scales = dict(zip(space.feature_names, space.feature_scales(), strict=True))
+    assert len(space.feature_scales()) == len(space.feature_names)
+    assert scales["C"] == 1.0 and scales["level"] == 1.0
+    changed = 2 * scales["kernel=rbf"] ** 2
+    assert 0.8 < changed < 1.2 and scales["gamma:active"] < 1.0

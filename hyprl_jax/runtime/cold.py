@@ -29,11 +29,14 @@ class ColdPosterior:
         encodings: `[N, F]` features of the candidates.
         beliefs: `lengthscale` is that of `hyprl_jax.cold` for a known space (one for each feature), or a
             scalar that is multiplied by the square root of the number of features that differ.
+        feature_scales: `[F]` factors on the features in distances (`Space.feature_scales`).
     """
 
     informed = False
 
-    def __init__(self, encodings: np.ndarray, beliefs: Beliefs) -> None:
+    def __init__(
+        self, encodings: np.ndarray, beliefs: Beliefs, feature_scales: np.ndarray | float = 1.0
+    ) -> None:
         self.beliefs = beliefs
         self.trial = 0
         self.incumbent = -math.inf
@@ -44,7 +47,7 @@ class ColdPosterior:
         if lengthscale.ndim == 0:
             varying = max(1, int((np.ptp(encodings, axis=0) > 0).sum()))
             lengthscale = lengthscale * math.sqrt(varying)
-        self._scales = 1.0 / (lengthscale * factors(features))
+        self._scales = feature_scales / (lengthscale * factors(features))
         self._encodings = np.asarray(encodings, np.float64).copy()
         self._rows = np.zeros((PROCESSES, 0, count))
         self._inverse = np.zeros((PROCESSES, 0, 0))

@@ -31,6 +31,7 @@ Config = dict[str, Any]
 """A configuration: hyperparameter name to value; inactive hyperparameters are left out."""
 
 _MOST_PARAMETERS = 1000
+_CHOICE_SCALE, _ACTIVITY_SCALE = 0.7, 0.5
 
 
 class Space:
@@ -176,6 +177,16 @@ class Space:
         if not columns:
             return np.zeros((len(codes), 0), np.float32)
         return np.stack(columns, axis=1).astype(np.float32)
+
+    def feature_scales(self) -> np.ndarray:
+        """`[F]` factors on the features that make hyperparameters count alike in distances: two columns of a
+        choice change together, and activity is told by the columns of the hyperparameter as well."""
+        scales: list[float] = []
+        for parameter in self.parameters:
+            own = len(feature_names(parameter)) - parameter.conditional
+            scales += [_CHOICE_SCALE if parameter.kind == "categorical" else 1.0] * own
+            scales += [_ACTIVITY_SCALE] * parameter.conditional
+        return np.asarray(scales)
 
     def encode(self, configs: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Features `[N, F]` float32 of configurations; raises as `codes` does."""

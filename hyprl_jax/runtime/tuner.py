@@ -102,7 +102,14 @@ class Tuner:
         beliefs, surfaces = self._assumptions(known), self._prior(known)
 
         def begin(encodings: np.ndarray, values: np.ndarray) -> Episode:
-            return Episode(self.policy, _posterior(beliefs, surfaces, encodings, values), encodings, trials)
+            posterior: Posterior | ColdPosterior
+            if beliefs.prior == "cold":
+                unknown = not isinstance(beliefs.lengthscale, tuple)
+                posterior = ColdPosterior(encodings, beliefs, self.space.feature_scales() if unknown else 1.0)
+            else:
+                lower, span = (surfaces.lower, surfaces.span) if surfaces else (np.zeros(0), np.zeros(0))
+                posterior = Posterior(encodings, values, lower, span, beliefs)
+            return Episode(self.policy, posterior, encodings, trials)
 
         self._pool = Pool(self.space, listed, self.pool, surfaces, self._generator(0), begin)
 
@@ -310,15 +317,6 @@ class Tuner:
 
     def _generator(self, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([self.seed % 2**32, *numbers])
-
-
-def _posterior(
-    beliefs: Beliefs, surfaces: Surfaces | None, encodings: np.ndarray, values: np.ndarray
-) -> Posterior | ColdPosterior:
-    if beliefs.prior == "cold":
-        return ColdPosterior(encodings, beliefs)
-    lower, span = (surfaces.lower, surfaces.span) if surfaces else (np.zeros(0), np.zeros(0))
-    return Posterior(encodings, values, lower, span, beliefs)
 
 
 def _load(policy: Path | str | None) -> Policy:
