@@ -8,7 +8,7 @@ from hyprl_jax.runtime.space import Space
 
 _ALL = 1024  # a space with at most so many configurations is listed whole
 _RESAMPLED = 0.3  # chance that a hyperparameter of a neighbour changes (at least one does)
-_NEAR, _FAR = 0.02, 0.2  # spread of neighbours, in units of the range
+_NEAR, _FAR = 0.05, 0.3  # spread of neighbours, in units of the range
 
 
 def enumerate_all(space: Space) -> np.ndarray | None:
