@@ -278,10 +278,10 @@ def keep(results: list[dict], methods: list[str], trials: int, text: str) -> Non
         cells = [", ".join(f"{mean[place, b - 1]:.3f}" for b in budgets) for place in range(len(methods))]
         lines.append(f"| {task} | " + " | ".join(cells) + " |")
     head = (
-        "# Real models, tuned\n\nMade by `python benchmarks/real_models.py --keep`, which says what is tuned and "
-        f"how: {len(lines) - 2} tasks, {len({r['seed'] for r in results})} seeds, {trials} trials. "
-        "Normalized regret (0: the best known configuration, 1: a typical random one) and average rank, with 95% "
-        "intervals; then the mean regret task by task at " + ", ".join(map(str, budgets)) + " trials.\n\n"
+        "# Real models, tuned\n\nMade by `python benchmarks/real_models.py --keep`, which says what is tuned "
+        f"and how: {len(lines) - 2} tasks, {len({r['seed'] for r in results})} seeds, {trials} trials. "
+        "Normalized regret (0: the best known configuration, 1: a typical random one) and average rank, with "
+        "95% intervals; then the mean regret task by task at " + ", ".join(map(str, budgets)) + " trials.\n\n"
     )
     page = root / "docs" / "results" / "real_models.md"
     page.write_text(head + text + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
