@@ -66,6 +66,11 @@ def choice_text(value: Any) -> str:
     return str(value)
 
 
+def plain_value(value: Any) -> Any:
+    """The value as Python has it, if it is a NumPy scalar."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def choice_codes(parameter: Parameter) -> dict[str, int] | None:
     if parameter.is_number:
         return None

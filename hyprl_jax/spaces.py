@@ -32,6 +32,7 @@ from hyprl_jax.encoding import (
     feature_names,
     from_unit,
     illegal,
+    plain_value,
     to_unit,
 )
 from hyprl_jax.errors import InputError
@@ -253,7 +254,7 @@ def _parameter(space: ConfigSpace.ConfigurationSpace, name: str) -> Parameter:
         raise InputError(
             f"hyperparameter '{name}' is of the unsupported kind {type(hyperparameter).__name__}"
         )
-    plain = tuple(choice.item() if isinstance(choice, np.generic) else choice for choice in choices)
+    plain = tuple(plain_value(choice) for choice in choices)
     return Parameter(name, kind, 0.0, float(len(plain) - 1), False, plain, conditional)
 
 

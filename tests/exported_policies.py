@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from probes import quick_jit
-from tiny_runs import tiny_config
+from tiny_runs import grid_collection, tiny_config
 
 from hyprl_jax import augment, explore, fitting, learner, players, policies, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.config import AugmentConfig, EnvConfig, NetworkConfig, TrainConfig, to_dict
+from hyprl_jax.export import export_policy
 from hyprl_jax.networks import FlaxNetwork
 from hyprl_jax.rollout import Choice
 from hyprl_jax.runs import RunFolder
@@ -22,6 +23,7 @@ from hyprl_jax.runtime import load_policy
 from hyprl_jax.runtime.belief import Posterior
 from hyprl_jax.runtime.cold import ColdPosterior
 from hyprl_jax.runtime.episode import Episode
+from hyprl_jax.surfaces import write_collection
 from hyprl_jax.surrogate import Numbers
 from hyprl_jax.training import TrainingData, load_data
 
@@ -77,6 +79,16 @@ def untrained_run(
     params = jax.tree.map(shaken, fresh)
     policies.save_policy(run, 96, params, numbers, data.names, data.bank, data.known, width)
     return path
+
+
+READ = ("policy.json", "weights.safetensors", "prior.safetensors")  # what the runtime reads of an export
+
+
+def undamaged_export(folder: Path) -> Path:
+    """The export of a run with random weights on one small grid."""
+    collection = write_collection(grid_collection(), folder / "grid")
+    export_policy(untrained_run(folder / "run", str(collection)), folder / "policy")
+    return folder / "policy"
 
 
 def _noise(random: np.random.Generator, leaf: jax.Array) -> jax.Array:

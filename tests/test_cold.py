@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hyprl_jax import cold, surrogate
 from hyprl_jax.config import SurrogateConfig
-from hyprl_jax.runtime.belief import Beliefs
+from hyprl_jax.runtime.belief import WARM, Beliefs
 from hyprl_jax.runtime.cold import ColdPosterior, standings
 from hyprl_jax.runtime.lengthscales import PROCESSES, factors
 
@@ -201,3 +201,8 @@ def test_one_process_learns_which_feature_matters() -> None:
         posterior.update(int(column), float(objectives[column]))
     mean = posterior.believe(np.ones(40, bool)).mean[16:]
     assert np.corrcoef(mean, objectives[16:])[0, 1] > 0.9
+
+
+def test_a_warm_start_assumes_what_training_does() -> None:
+    defaults = SurrogateConfig()
+    assert WARM._asdict() == {name: getattr(defaults, name) for name in WARM._fields}

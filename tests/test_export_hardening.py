@@ -12,29 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported_policies import untrained_run
+from exported_policies import READ, undamaged_export, untrained_run
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
-from tiny_runs import grid_collection, write_collections
+from tiny_runs import write_collections
 
 from hyprl_jax.config import NetworkConfig
 from hyprl_jax.errors import InputError
 from hyprl_jax.export import export_policy
 from hyprl_jax.runtime import Space, Tuner, load_policy
 from hyprl_jax.runtime.network import Architecture, shapes
-from hyprl_jax.surfaces import write_collection
-
-READ = ("policy.json", "weights.safetensors", "prior.safetensors")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undamaged export."""
-    folder = tmp_path_factory.mktemp("whole")
-    collection = write_collection(grid_collection(), folder / "grid")
-    export_policy(untrained_run(folder / "run", str(collection)), folder / "policy")
-    return folder / "policy"
+    return undamaged_export(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

@@ -12,29 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported_policies import untrained_run
+from exported_policies import READ, undamaged_export
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from tiny_runs import grid_collection
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.export import export_policy
 from hyprl_jax.runtime import Policy, Space, Tuner, load_policy
-from hyprl_jax.surfaces import write_collection
 
-READ = ("policy.json", "weights.safetensors", "prior.safetensors")
 JUNK = (None, "x", -1, 1.5, [], {}, [1], 10**30, float("nan"), float("inf"))
 Arrays = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undamaged export."""
-    folder = tmp_path_factory.mktemp("whole")
-    collection = write_collection(grid_collection(), folder / "grid")
-    export_policy(untrained_run(folder / "run", str(collection)), folder / "policy")
-    return folder / "policy"
+    return undamaged_export(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")

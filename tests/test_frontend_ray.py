@@ -471,6 +471,15 @@ def test_state_of_another_search_is_refused(tmp_path: Path) -> None:
         HypRLSearch(mode="max").restore(str(tmp_path / "state"))
 
 
+def saved_state(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file of a search after two trials, and what is in it."""
+    search = started()
+    play(search, 2)
+    path = folder / "state"
+    search.save(str(path))
+    return path, json.loads(path.read_text())
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -493,11 +502,7 @@ def test_state_of_another_search_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_state_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
-    search = started()
-    play(search, 2)
-    path = tmp_path / "state"
-    search.save(str(path))
-    state = json.loads(path.read_text())
+    path, state = saved_state(tmp_path)
     for name, value in change.items():
         if isinstance(value, dict) and value.keys() <= state[name].keys():
             state[name] |= value
@@ -522,11 +527,7 @@ def test_damaged_state_is_one_line(tmp_path: Path, change: dict[str, Any]) -> No
     ],
 )
 def test_damaged_space_in_a_state(tmp_path: Path, change: dict[str, Any]) -> None:
-    search = started()
-    play(search, 2)
-    path = tmp_path / "state"
-    search.save(str(path))
-    state = json.loads(path.read_text())
+    path, state = saved_state(tmp_path)
     state["space"] = {**state["space"], **change}
     path.write_text(json.dumps(state))
     with pytest.raises(InputError, match="is damaged"):

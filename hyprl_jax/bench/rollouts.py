@@ -117,7 +117,7 @@ def play_episodes(
 def begin_episode(params: Params, shared: Background, task: Task, config: TrainConfig) -> Episode:
     """An episode of `task` before its first trial."""
     known, _ = rollout.recall(shared, task, config.surrogate)
-    beliefs = surrogate.start(known, config.env.trials, config.surrogate)
+    beliefs = rollout.model(config.surrogate).start(known, config.env.trials, config.surrogate)
     memory = players.q_memory(FlaxNetwork(config.network), params, None, task)
     zero = jnp.float32(0.0)
     latest = rollout._Latest(zero, zero, zero, zero)
@@ -137,7 +137,9 @@ def one_trial(episode: Episode, act: Act, key: jax.Array, config: TrainConfig) -
         view.belief.deviation[choice.action],
         rollout.relative(view, choice.action),
     )
-    beliefs = surrogate.update(known, beliefs, choice.action, result.objective, config.surrogate)
+    beliefs = rollout.model(config.surrogate).update(
+        known, beliefs, choice.action, result.objective, config.surrogate
+    )
     trial = Trial(choice.action, result.reward, result.over, result.valid, choice.kept)
     return Episode(task, known, memory, after, beliefs, latest), trial
 

@@ -23,7 +23,8 @@ from hyprl_jax.errors import InputError
 from hyprl_jax.frontends.optuna_history import EarlierTask, direction_of, earlier_task
 from hyprl_jax.frontends.optuna_session import SUGGESTED, Session, suggested_values
 from hyprl_jax.frontends.optuna_space import Learned, middle, nearest
-from hyprl_jax.runtime import Config, Policy, Tuner, default_policy, load_policy
+from hyprl_jax.runtime import Config, Policy, Tuner
+from hyprl_jax.runtime.policy import as_policy
 
 _SESSIONS = 8  # studies (or brackets of a Hyperband pruner) whose tuners are kept alive
 
@@ -102,7 +103,7 @@ class HypRLSampler(BaseSampler):
             raise InputError(
                 f"independent_sampler is a {type(independent_sampler).__name__}: give an Optuna sampler"
             )
-        self._policy = _load(policy)
+        self._policy = as_policy(policy)
         self._given_seed, self._n_trials, self._start, self._pool = seed, n_trials, start, pool
         self._earlier = tuple(earlier_task(task, place) for place, task in enumerate(earlier))
         self._independent = independent_sampler or RandomSampler(seed=seed)
@@ -233,12 +234,6 @@ def _in_space(task: EarlierTask, learned: Learned) -> list[tuple[Config, float]]
         if config is not None and learned.is_whole(config):
             found.append((config, value))
     return found
-
-
-def _load(policy: Policy | Path | str | None) -> Policy:
-    if isinstance(policy, Policy):
-        return policy
-    return default_policy() if policy is None else load_policy(policy)
 
 
 def _check_whole(name: str, value: Any, least: int, most: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ray.tune.search import Searcher
 from hyprl_jax.errors import InputError
 from hyprl_jax.frontends.ray_space import RaySpace, has_domains
 from hyprl_jax.runtime import Config, NothingLeft, Policy, Result, Tuner
+from hyprl_jax.runtime.files import read_json, write_json
 
 _FORMAT, _FORMAT_VERSION = "hyprl-ray-search", 1
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
@@ -174,13 +174,7 @@ class HypRLSearch(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Writes the state to a JSON file, whole or not at all."""
-        path = Path(checkpoint_path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(json.dumps(self._snapshot(), allow_nan=False), encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_json(Path(checkpoint_path), self._snapshot(), allow_nan=False)
 
     def restore(self, checkpoint_path: str) -> None:
         """Goes on from the state that `save` wrote; the search space must be the same.
@@ -305,16 +299,7 @@ def _number(value: Any) -> float | None:
 
 def _read(path: Path) -> dict[str, Any]:
     """The state in a file, its outer part checked (the tuner checks its own)."""
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise InputError(f"{path}: too large to be the state of a searcher")
-        state = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except InputError:
-        raise
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not JSON; it is no state of a searcher or it is damaged") from None
+    state = read_json(path, _MOST_BYTES, "it is no state of a searcher or it is damaged")
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise InputError(f"{path}: not the state of a searcher")
     if state.get("format_version") != _FORMAT_VERSION:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hyprl_jax.encoding import Parameter, choice_text
+from hyprl_jax.encoding import Parameter, choice_text, plain_value
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime import Categorical, Constant, Float, Integer, Ordinal
 
@@ -36,7 +36,7 @@ class Dimension:
 
     def plain(self, value: Any) -> Any:
         """The hyperparameter's value for what the estimator got; InputError if there is none."""
-        return value.item() if isinstance(value, np.generic) else value
+        return plain_value(value)
 
     def same(self, other: Dimension) -> bool:
         """Whether both stand for the same values, whatever their names."""
@@ -163,7 +163,7 @@ def _labels(choices: Sequence[Any]) -> list[Any]:
 
 
 def _label(choice: Any) -> Any:
-    plain = choice.item() if isinstance(choice, np.generic) else choice
+    plain = plain_value(choice)
     if isinstance(plain, (str, bool)) or (_is_number(plain) and math.isfinite(plain)):
         return plain
     if plain is None or _is_number(plain):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -90,7 +90,33 @@ class Belief(NamedTuple):
     """The largest prior mean of a legal candidate."""
 
 
-class Posterior:
+class History:
+    """What was tested so far, for the posteriors that remember it."""
+
+    def __init__(self) -> None:
+        self.objectives: list[float] = []
+        self.columns: list[int] = []
+
+    @property
+    def trial(self) -> int:
+        """Number of trials done."""
+        return len(self.columns)
+
+    @property
+    def incumbent(self) -> float:
+        """Best raw objective, minus infinity before the first trial."""
+        return max(self.objectives, default=-math.inf)
+
+    def copy(self) -> Self:
+        """An independent copy (of what `update` changes)."""
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, list | np.ndarray):
+                setattr(twin, name, value.copy())
+        return twin
+
+
+class Posterior(History):
     """The belief over N candidates after some trials.
 
     Args:
@@ -107,11 +133,8 @@ class Posterior:
         span: np.ndarray,
         beliefs: Beliefs,
     ) -> None:
+        super().__init__()
         self.beliefs = beliefs
-        self.trial = 0
-        self.incumbent = -math.inf
-        self.objectives: list[float] = []
-        self.columns: list[int] = []
         tasks = len(lower)
         use = 1.0 if beliefs.prior in ("learned", "mean") else 0.0
         self._weights = np.full(tasks, use / max(tasks, 1))
@@ -138,14 +161,6 @@ class Posterior:
     def informed(self) -> bool:
         """Whether earlier tasks are known."""
         return bool(self._weights.any())
-
-    def copy(self) -> Posterior:
-        """An independent copy (of what `update` changes)."""
-        twin = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, list | np.ndarray):
-                setattr(twin, name, value.copy())
-        return twin
 
     def replace(self, columns: np.ndarray, encodings: np.ndarray, surfaces: np.ndarray) -> None:
         """Puts other candidates `[M, F]`, with the earlier tasks' values `[K, M]`, in the place of `columns
@@ -209,8 +224,6 @@ class Posterior:
         self._whitened.append(whitened)
         self.objectives.append(objective)
         self.columns.append(column)
-        self.incumbent = max(self.incumbent, objective)
-        self.trial += 1
 
     def believe(self, legal: np.ndarray) -> Belief:
         """The belief about all candidates; `legal [N]` bool are those that may still be tested."""

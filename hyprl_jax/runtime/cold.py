@@ -6,12 +6,11 @@ replaced between trials.
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
 
-from hyprl_jax.runtime.belief import Belief, Beliefs, candidate_features, expected_improvement
+from hyprl_jax.runtime.belief import Belief, Beliefs, History, candidate_features, expected_improvement
 from hyprl_jax.runtime.lengthscales import PROCESSES, factors
 
 _OFFSET = 0.3
@@ -22,7 +21,7 @@ _UNIT = 0.25
 _ROWS = 16
 
 
-class ColdPosterior:
+class ColdPosterior(History):
     """The belief over N candidates after some trials, with no earlier task.
 
     Args:
@@ -37,11 +36,8 @@ class ColdPosterior:
     def __init__(
         self, encodings: np.ndarray, beliefs: Beliefs, feature_scales: np.ndarray | float = 1.0
     ) -> None:
+        super().__init__()
         self.beliefs = beliefs
-        self.trial = 0
-        self.incumbent = -math.inf
-        self.objectives: list[float] = []
-        self.columns: list[int] = []
         count, features = encodings.shape
         lengthscale = np.asarray(beliefs.lengthscale, np.float64)
         if lengthscale.ndim == 0:
@@ -58,14 +54,6 @@ class ColdPosterior:
     def size(self) -> int:
         """Number of candidates."""
         return self.variance.shape[1]
-
-    def copy(self) -> ColdPosterior:
-        """An independent copy (of what `update` changes)."""
-        twin = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, list | np.ndarray):
-                setattr(twin, name, value.copy())
-        return twin
 
     def replace(self, columns: np.ndarray, encodings: np.ndarray, surfaces: np.ndarray) -> None:
         """Puts other candidates `[M, F]` in the place of `columns [M]`, none of which may have been
@@ -111,8 +99,6 @@ class ColdPosterior:
         self.variance = np.maximum(self.variance - new_row**2, 0.0)
         self.objectives.append(objective)
         self.columns.append(column)
-        self.incumbent = max(self.incumbent, objective)
-        self.trial += 1
 
     def believe(self, legal: np.ndarray) -> Belief:
         """The belief about all candidates; `legal [N]` bool are those that may still be tested."""

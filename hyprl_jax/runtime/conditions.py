@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hyprl_jax.encoding import plain_value
 from hyprl_jax.errors import InputError
 
 _COMPARISONS = ("in", "not_in", "less", "greater")
@@ -91,7 +92,7 @@ def _one_from_configspace(condition: Any) -> Condition:
         parts = tuple(_one_from_configspace(part) for part in condition.components)
         return Condition("and" if kind == "AndConjunction" else "or", parts=parts)
     if kind == "InCondition":
-        return Condition("in", condition.parent.name, tuple(_plain(value) for value in condition.values))
+        return Condition("in", condition.parent.name, tuple(plain_value(value) for value in condition.values))
     kinds = {
         "EqualsCondition": "in",
         "NotEqualsCondition": "not_in",
@@ -100,8 +101,4 @@ def _one_from_configspace(condition: Any) -> Condition:
     }
     if kind not in kinds:
         raise InputError(f"condition '{condition}' is of a kind that is not supported")
-    return Condition(kinds[kind], condition.parent.name, (_plain(condition.value),))
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    return Condition(kinds[kind], condition.parent.name, (plain_value(condition.value),))

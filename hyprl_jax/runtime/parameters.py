@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyprl_jax.encoding import Parameter, choice_codes, choice_text
+from hyprl_jax.encoding import Parameter, choice_codes, choice_text, plain_value
 from hyprl_jax.errors import InputError
 
 MOST_CHOICES = 100_000
@@ -79,7 +79,7 @@ def from_configspace(hyperparameter: Any) -> Parameter:
 
 def guess(name: str, values: Sequence[Any]) -> Parameter:
     """A hyperparameter that allows all of `values`."""
-    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    plain = [plain_value(value) for value in values]
     distinct = {choice_text(value): value for value in plain}
     if len(distinct) == 1:
         return Constant(name, plain[0])
@@ -143,7 +143,7 @@ def _number(name: str, kind: str, lower: Any, upper: Any, log: Any) -> Parameter
 
 
 def _choice(name: str, kind: str, choices: Iterable[Any]) -> Parameter:
-    plain = tuple(choice.item() if isinstance(choice, np.generic) else choice for choice in choices)
+    plain = tuple(plain_value(choice) for choice in choices)
     if not 0 < len(plain) <= MOST_CHOICES:
         raise InputError(f"hyperparameter '{name}': {len(plain)} choices; give 1 to {MOST_CHOICES}")
     parameter = Parameter(name, kind, 0.0, float(len(plain) - 1), False, plain, False)

@@ -8,7 +8,6 @@ must have the name, shape and type that the architecture asks for.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,9 @@ import numpy as np
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.belief import Beliefs
 from hyprl_jax.runtime.episode import CANDIDATE_FEATURES, CONTEXT_FEATURES
+from hyprl_jax.runtime.files import check_size, read_json
 from hyprl_jax.runtime.network import Architecture, Network, shapes
-from hyprl_jax.runtime.prior import EarlierTasks, check_size, read_prior
+from hyprl_jax.runtime.prior import EarlierTasks, read_prior
 
 FORMAT, FORMAT_VERSION = "hyprl-policy", 1
 _MOST_JSON_BYTES = 8 * 2**20
@@ -57,6 +57,13 @@ class Policy:
 def default_policy() -> Policy:
     """The policy that ships with the package, trained across collections."""
     return load_policy(Path(__file__).resolve().parent.parent / "pretrained" / "default")
+
+
+def as_policy(policy: Policy | Path | str | None) -> Policy:
+    """`policy` itself, the one in a folder, or for None the one that ships with the package."""
+    if isinstance(policy, Policy):
+        return policy
+    return default_policy() if policy is None else load_policy(policy)
 
 
 def load_policy(path: Path | str) -> Policy:
@@ -106,13 +113,7 @@ def load_policy(path: Path | str) -> Policy:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    check_size(path, _MOST_JSON_BYTES)
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not JSON; export the policy again") from None
+    data = read_json(path, _MOST_JSON_BYTES, "export the policy again")
     if not isinstance(data, dict):
         raise InputError(f"{path}: not an object; export the policy again")
     return data

@@ -8,7 +8,6 @@ A task's surface over candidates that it never evaluated is filled in from its n
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 
 from hyprl_jax.encoding import allowed, illegal
 from hyprl_jax.errors import InputError
+from hyprl_jax.runtime.files import check_size
 from hyprl_jax.runtime.space import Space
 
 _NEIGHBOURS = 8
@@ -109,18 +109,6 @@ def fitting(tasks: EarlierTasks, space: Space) -> EarlierTasks:
                 f"{allowed(parameter)}; export it again"
             )
     return tasks
-
-
-def check_size(path: Path, most: int) -> None:
-    """InputError unless `path` is a plain file of at most `most` bytes."""
-    try:
-        facts = path.stat()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if not stat.S_ISREG(facts.st_mode):
-        raise InputError(f"{path}: cannot be read (it is no plain file)")
-    if facts.st_size > most:
-        raise InputError(f"{path}: {facts.st_size} bytes are more than the {most} it may have")
 
 
 def read_prior(path: Path) -> dict[str, EarlierTasks]:

@@ -20,6 +20,7 @@ from hyprl_jax.encoding import (
     choice_text,
     feature_names,
     illegal,
+    plain_value,
     to_unit,
 )
 from hyprl_jax.errors import InputError
@@ -67,13 +68,8 @@ class Space:
         self.permits = permits
         self._codes = {p.name: choice_codes(p) for p in self.parameters}
         self._order = _parents_first(names, conditions)
-        self._columns: dict[str, slice] = {}
-        self.feature_names: tuple[str, ...] = ()
-        for parameter in self.parameters:
-            mine = feature_names(parameter)
-            start = len(self.feature_names)
-            self._columns[parameter.name] = slice(start, start + len(mine))
-            self.feature_names += tuple(mine)
+        self._index = {name: index for index, name in enumerate(names)}
+        self.feature_names = tuple(name for p in self.parameters for name in feature_names(p))
         for child, condition in conditions.items():
             self._check_condition(child, condition)
 
@@ -235,14 +231,14 @@ class Space:
         active = np.ones(codes.shape, bool)
         for name in self._order:
             if name in self.conditions:
-                index = self.names.index(name)
+                index = self._index[name]
                 active[:, index] = self.conditions[name].holds(columns, self._code)
                 columns[name][~active[:, index]] = np.nan
         return active
 
     def _code(self, name: str, value: Any) -> float:
         codes = self._codes[name]
-        parameter = self.parameters[self.names.index(name)]
+        parameter = self.parameters[self._index[name]]
         if codes is None:
             if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
                 raise InputError(f"hyperparameter '{name}': {value!r} is no number")
@@ -318,4 +314,4 @@ def _shown(value: Any) -> str:
 
 def plain(config: Mapping[str, Any]) -> Config:
     """The configuration with Python values in the place of NumPy's."""
-    return {name: v.item() if isinstance(v, np.generic) else v for name, v in dict(config).items()}
+    return {name: plain_value(value) for name, value in config.items()}

@@ -5,14 +5,13 @@ What was told is kept, and at which results new candidates were drawn; the rest 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hyprl_jax.errors import InputError
+from hyprl_jax.runtime.files import read_json
 
 FORMAT, FORMAT_VERSION = "hyprl-tuner", 1
 _MOST_BYTES = 256 * 2**20
@@ -59,30 +58,11 @@ def check(state: Any) -> dict[str, Any]:
 def read(path: Path | str) -> dict[str, Any]:
     """The state in a file, checked."""
     path = Path(path)
+    state = read_json(path, _MOST_BYTES, "it is no state of a tuner or it is damaged")
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise InputError(f"{path}: too large to be the state of a tuner")
-        return check(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        return check(state)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not JSON; it is no state of a tuner or it is damaged") from None
-
-
-def write(path: Path | str, state: Mapping[str, Any]) -> None:
-    """Writes the state to a file, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            json.dump(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _tasks(earlier: list[Any]) -> list[Any]:

@@ -21,7 +21,8 @@ from hyprl_jax.runtime import state as states
 from hyprl_jax.runtime.belief import WARM, Beliefs, Posterior
 from hyprl_jax.runtime.cold import ColdPosterior
 from hyprl_jax.runtime.episode import Episode
-from hyprl_jax.runtime.policy import Policy, default_policy, load_policy
+from hyprl_jax.runtime.files import write_json
+from hyprl_jax.runtime.policy import Policy, as_policy
 from hyprl_jax.runtime.pool import Pool
 from hyprl_jax.runtime.prior import Surfaces, fitting, gather
 from hyprl_jax.runtime.space import Config, Space, plain
@@ -88,7 +89,7 @@ class Tuner:
             raise InputError("there are no candidates")
         self.space = Space.infer(listed or []) if space is None else Space.of(space)
         self.direction, self.trials, self.seed, self.pool = direction, trials, int(seed), int(pool)
-        self.policy = policy if isinstance(policy, Policy) else _load(policy)
+        self.policy = as_policy(policy)
         self.results: list[Result] = []
         self._sign = -1.0 if direction == "minimize" else 1.0
         self._listed = listed
@@ -251,7 +252,7 @@ class Tuner:
 
     def save(self, path: Path | str) -> None:
         """Writes `state` to a JSON file, whole or not at all."""
-        states.write(path, self.state())
+        write_json(Path(path), self.state())
 
     @classmethod
     def load(cls, path: Path | str, policy: Policy | Path | str | None = None) -> Tuner:
@@ -317,10 +318,6 @@ class Tuner:
 
     def _generator(self, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([self.seed % 2**32, *numbers])
-
-
-def _load(policy: Path | str | None) -> Policy:
-    return default_policy() if policy is None else load_policy(policy)
 
 
 def _number_or_none(value: float | None) -> float | None:
