@@ -11,15 +11,16 @@ are declared with
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
+from hyprl_jax.config_checks import check
 from hyprl_jax.errors import InputError
 
 Reward = Literal["regret", "improvement", "log_regret", "raw", "hyprl"]
-Cell = Literal["gru", "lstm", "none"]
+Cell = Literal["gru", "lstm", "attention", "none"]
+Head = Literal["candidates", "fixed"]
 Target = Literal["lambda", "n_step"]
 Schedule = Literal["constant", "linear", "exponential"]
 Replay = Literal["none", "uniform", "prioritised"]
@@ -44,7 +45,13 @@ class EnvConfig:
     reward: Reward = "regret"
     """What a trial earns; see `hyprl_jax.env.reward`."""
     stop_on_repeat: bool = False
-    """Allow configurations already tested and end the episode on a repeat, as the published Hyp-RL does."""
+    """Train with configurations already tested allowed and end the episode on a repeat, as the published
+    Hyp-RL does."""
+    mask_tried: bool = True
+    """Never offer configurations already tested (`stop_on_repeat` still does, in training). Off: a repeat
+    costs a trial and reveals nothing new, in test-time play too."""
+    late_results: bool = False
+    """Tell the policy of each trial one trial late: it chooses without the latest result."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,16 @@ class NetworkConfig:
     """The recurrent Q-network; see `hyprl_jax.networks`."""
 
     cell: Cell = "gru"
-    """Recurrent cell over the history."""
+    """Recurrent cell over the history, or causal self-attention to all of it."""
+    memory: int = 64
+    """Trials that the cell `attention` has room for."""
     context: int = 16
     """Width of the recurrent context."""
+    head: Head = "candidates"
+    """Judge candidates by what they look like, or (`fixed`) have one output for each configuration of one
+    collection and read nothing but the previous configuration and its result, as the published Hyp-RL."""
+    outputs: int = 0
+    """Outputs of the head `fixed`: the configurations of the collection (0: `hyprl train` counts them)."""
     hidden: int = 16
     """Width of the per-candidate head."""
     layers: int = 1
@@ -291,110 +305,3 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise InputError(f"configuration field '{path}' is {value!r}: give a value of type {hint.__name__}")
     return value
-
-
-def check(config: TrainConfig) -> None:
-    """Raises InputError if the fields do not make sense alone or together."""
-    for name, value in _numbers(config):
-        if not math.isfinite(value):
-            raise InputError(f"configuration field '{name}' is {value}: give a finite number")
-    learner, network = config.learner, config.network
-    at_least_one = {
-        "env.trials": config.env.trials, "network.context": network.context, "network.hidden": network.hidden,
-        "learner.episodes": learner.episodes, "learner.plays": learner.plays, "learner.updates":
-        learner.updates, "learner.minibatches": learner.minibatches, "learner.epochs": learner.epochs,
-        "learner.n_step": learner.n_step, "validation_plays": config.validation_plays,
-        "updates_per_chunk": config.updates_per_chunk,
-    }  # fmt: skip
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise InputError(f"configuration field '{name}' is {value}: give at least 1")
-    not_negative = {
-        "network.layers": network.layers, "network.shortlist": network.shortlist,
-        "augment.candidates": config.augment.candidates,
-        "learner.target_period": learner.target_period, "learner.warmup": learner.warmup,
-        "learner.learning_rate": learner.learning_rate, "learner.weight_decay": learner.weight_decay,
-        "augment.noise": config.augment.noise, "checkpoint_seconds": config.checkpoint_seconds,
-        "surrogate.learned_variance": config.surrogate.learned_variance,
-        "surrogate.sharpness_low": config.surrogate.sharpness_low,
-        "surrogate.sharpness_high": config.surrogate.sharpness_high,
-        "surrogate.gain_weight": config.surrogate.gain_weight,
-        "learner.replay_alpha": learner.replay_alpha, "learner.replay_beta": learner.replay_beta,
-    }  # fmt: skip
-    for name, value in not_negative.items():
-        if value < 0:
-            raise InputError(f"configuration field '{name}' is {value}: give 0 or more")
-    _check_probabilities(config)
-    _check_combinations(config)
-
-
-def _numbers(part: Any, path: str = "") -> list[tuple[str, float]]:
-    """Dotted names and values of all float fields."""
-    found = []
-    for item in dataclasses.fields(part):
-        value = getattr(part, item.name)
-        if dataclasses.is_dataclass(value):
-            found += _numbers(value, f"{path}{item.name}.")
-        elif isinstance(value, float):
-            found.append((f"{path}{item.name}", value))
-    return found
-
-
-def _check_probabilities(config: TrainConfig) -> None:
-    learner = config.learner
-    shares = {
-        "learner.gamma": learner.gamma, "learner.lambda_": learner.lambda_, "learner.average":
-        learner.average, "learner.epsilon_start": learner.epsilon_start, "learner.epsilon_end":
-        learner.epsilon_end, "learner.epsilon_fraction": learner.epsilon_fraction, "augment.mixture":
-        config.augment.mixture,
-    }  # fmt: skip
-    for name, value in shares.items():
-        if not 0.0 <= value <= 1.0:
-            raise InputError(f"configuration field '{name}' is {value}: give a number between 0 and 1")
-    if not 0.0 < config.validation_fraction < 1.0:
-        raise InputError("configuration field 'validation_fraction': give a number between 0 and 1")
-    positive = {
-        "surrogate.encoding_variance": config.surrogate.encoding_variance,
-        "surrogate.lengthscale": config.surrogate.lengthscale, "surrogate.noise": config.surrogate.noise,
-        "learner.huber": learner.huber, "learner.reward_scale": learner.reward_scale,
-        "learner.temperature": learner.temperature, "learner.ratio_clip": learner.ratio_clip, "network"
-        ".residual_limit": config.network.residual_limit, "learner.max_gradient_norm":
-        learner.max_gradient_norm,
-    }  # fmt: skip
-    for name, value in positive.items():
-        if value <= 0:
-            raise InputError(f"configuration field '{name}' is {value}: give a number above 0")
-    if learner.epsilon_schedule == "exponential" and min(learner.epsilon_start, learner.epsilon_end) <= 0:
-        raise InputError("an exponential epsilon schedule never reaches 0: give a start and an end above 0")
-
-
-def _check_combinations(config: TrainConfig) -> None:
-    learner = config.learner
-    if learner.episodes % learner.plays:
-        raise InputError(
-            f"learner.episodes ({learner.episodes}) must be a multiple of learner.plays ({learner.plays})"
-        )
-    if learner.episodes % learner.minibatches:
-        raise InputError(
-            f"learner.episodes ({learner.episodes}) must be a multiple of "
-            f"learner.minibatches ({learner.minibatches})"
-        )
-    if learner.baseline and learner.plays < 2:
-        raise InputError(
-            "learner.baseline compares the plays of a task: set learner.plays to 2 or more, or switch it off"
-        )
-    if learner.ordering == "policy_gradient" and learner.plays < 2:
-        raise InputError("the policy gradient compares the plays of a task: set learner.plays to 2 or more")
-    if learner.ordering == "policy_gradient" and learner.replay != "none":
-        raise InputError("stored episodes give no policy gradient: set learner.ordering to q")
-    if learner.double and not learner.target_period:
-        raise InputError("learner.double needs a target network: set learner.target_period")
-    if learner.replay != "none" and learner.replay_capacity < learner.episodes:
-        raise InputError("learner.replay_capacity must be at least learner.episodes")
-    for name in ("folds", "seeds"):
-        values = getattr(config, name)
-        if not values or len(set(values)) != len(values) or min(values) < 0 or max(values) >= 2**31:
-            found = f"configuration field '{name}' is {list(values)}"
-            raise InputError(f"{found}: give different numbers from 0 to 2147483647")
-    if 0 < config.augment.candidates < config.env.trials:
-        raise InputError("augment.candidates must be 0 (all) or at least env.trials")

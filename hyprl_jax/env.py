@@ -89,18 +89,26 @@ def reset(task: Task) -> EnvState:
 
 
 def observe(task: Task, state: EnvState, config: EnvConfig) -> Observation:
-    """What the policy sees; `legal` leaves out what was tried unless the episode may end by a repeat."""
-    legal = task.legal if config.stop_on_repeat else task.legal & ~state.tried
+    """What the policy sees; `legal` leaves out what was tried unless the episode may end by a repeat, or
+    repeats are tolerated."""
+    masked = config.mask_tried and not config.stop_on_repeat
+    legal = task.legal & ~state.tried if masked else task.legal
     return Observation(legal, state.trial, state.incumbent, state.latest)
+
+
+def at_test(config: EnvConfig, trials: int) -> EnvConfig:
+    """The rules of `trials` test-time trials for a policy that was trained by the rules `config`: a repeat
+    ends nothing, and is possible only if tried configurations are not masked."""
+    return EnvConfig(trials=trials, mask_tried=config.mask_tried, late_results=config.late_results)
 
 
 def step(task: Task, state: EnvState, action: jax.Array, config: EnvConfig) -> tuple[EnvState, StepResult]:
     """Tests configuration `action` (int32 scalar, legal).
 
-    The episode terminates when the budget of `config.trials` is spent, when no legal candidate is left, or
-    on a repeat if `config.stop_on_repeat`. The budget is part of the task and known to the policy, so
-    running out of it is termination and not truncation. Out-of-range actions are clamped, as in all of XLA:
-    choose among legal ones.
+    The episode terminates when the budget of `config.trials` is spent, when no legal candidate is left (with
+    `config.mask_tried`), or on a repeat if `config.stop_on_repeat`. The budget is part of the task and known
+    to the policy, so running out of it is termination and not truncation. Out-of-range actions are clamped,
+    as in all of XLA: choose among legal ones.
     """
     chex.assert_rank([task.objective, state.tried], 1)
     chex.assert_rank(action, 0)
@@ -116,6 +124,8 @@ def step(task: Task, state: EnvState, action: jax.Array, config: EnvConfig) -> t
     spent = after.trial >= config.trials
     if config.stop_on_repeat:
         ended = spent | repeated
+    elif not config.mask_tried:
+        ended = spent
     else:
         # Counting is enough: without repeats, as many candidates are used up as trials were made.
         ended = spent | (after.trial >= jnp.sum(task.legal, dtype=jnp.int32))

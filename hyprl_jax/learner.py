@@ -28,6 +28,7 @@ from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import LearnerConfig, TrainConfig
 from hyprl_jax.env import Task
+from hyprl_jax.errors import InputError
 from hyprl_jax.explore import SCHEDULES
 from hyprl_jax.networks import SIZE_HEADS, CandidateInputs, FlaxNetwork, Params
 from hyprl_jax.players import Kept
@@ -94,14 +95,21 @@ def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
 
 
 def candidate_width(bank: SurfaceBank, config: TrainConfig) -> int:
-    """Number of inputs that the network's head sees of a candidate."""
+    """Number of inputs that the network's head sees of a candidate; with the head `fixed`, that the network
+    reads of the previous one: its encoding and its result."""
+    if config.network.head == "fixed":
+        return bank.encodings.shape[-1] + 1
     widths = {"surrogate": len(CANDIDATE_FEATURES), "encodings": bank.encodings.shape[-1]}
     widths["both"] = sum(widths.values())
     return widths[config.network.candidates]
 
 
 def init(key: jax.Array, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> LearnerState:
-    """The state before the first update."""
+    """The state before the first update.
+
+    Raises InputError if the head `fixed` has not one output for each configuration.
+    """
+    _check_outputs(bank, config)
     network = FlaxNetwork(config.network)
     own, start = jax.random.split(key)
     width = candidate_width(bank, config)
@@ -121,6 +129,15 @@ def init(key: jax.Array, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> 
         key=own,
         updates=jnp.int32(0),
     )
+
+
+def _check_outputs(bank: SurfaceBank, config: TrainConfig) -> None:
+    outputs, configurations = config.network.outputs, bank.legal.shape[1]
+    if config.network.head == "fixed" and outputs != configurations:
+        raise InputError(
+            f"the fixed head has {outputs} outputs and the collection {configurations} configurations: "
+            f"set network.outputs to {configurations}"
+        )
 
 
 def update(

@@ -5,7 +5,8 @@ The only module that knows Flax. A network is a triple of pure functions (`Netwo
 `initial_carry` the recurrent state before the first trial, `advance` reads what happened since the last
 choice, and
 `values` gives a Q-value to any number of candidates. Parameters do not depend on the number of candidates,
-so that a policy trained on subsets plays whole tables.
+so that a policy trained on subsets plays whole tables. Only the head `fixed`, that of the published Hyp-RL,
+has one output for each configuration of its collection instead.
 
 With `residual`, `Q(s, x) = V(h) + exp(c(h)) acquisition(x) exp(r(x, h))`: an advantage is an expected
 improvement times a learned horizon, corrected by a learned factor. So the policy starts as the
@@ -32,7 +33,7 @@ class CandidateInputs(NamedTuple):
     """What the head sees of N candidates."""
 
     features: jax.Array
-    """`[N, F]` float32 inputs of the head."""
+    """`[N, F]` float32 inputs of the head; `[N, 1]` int32 columns of the collection for the head `fixed`."""
     start: jax.Array
     """`[N]` float32 log-acquisition relative to the best legal candidate (0 for that one, negative for
     others)."""
@@ -44,7 +45,8 @@ class Network(Protocol):
     """Pure functions of one episode; the caller vmaps."""
 
     def init(self, key: jax.Array, metafeatures: int, context: int, features: int) -> Params:
-        """Parameters for inputs of these widths."""
+        """Parameters for inputs of these widths (`features`: of a candidate's, or with the head `fixed` of
+        the previous configuration with its result, which is its context)."""
 
     def initial_carry(self, params: Params, metafeatures: jax.Array) -> Carry:
         """Recurrent state before the first trial; `metafeatures [M]`."""
@@ -66,6 +68,63 @@ SIZE_HEADS = ("value", "scale")
 """Parameters that bear on the size of Q-values but not on their order."""
 
 
+class AttentionMemory(NamedTuple):
+    """What the cell `attention` carries: M places of width H, of which the first `steps` are filled."""
+
+    keys: jax.Array
+    """`[M, H]`"""
+    values: jax.Array
+    """`[M, H]`"""
+    steps: jax.Array
+    """int32."""
+
+
+class _AttentionCell(nn.Module):
+    """Causal self-attention, one head: each step attends to itself and to all before it.
+
+    What is attended to in vain (more steps than there are places) is checked by the callers.
+    """
+
+    width: int
+    places: int
+
+    def setup(self) -> None:
+        self.key = nn.Dense(self.width, use_bias=False)  # a bias would change no weight
+        self.query = nn.Dense(self.width)
+        self.value = nn.Dense(self.width, use_bias=False)
+        self.combine = nn.Dense(self.width)
+
+    def empty(self) -> AttentionMemory:
+        nothing = jnp.zeros((self.places, self.width), jnp.float32)
+        return AttentionMemory(nothing, nothing, jnp.int32(0))
+
+    def store(self, memory: AttentionMemory, x: jax.Array) -> AttentionMemory:
+        place = jnp.arange(self.places)[:, None] == memory.steps
+        return AttentionMemory(
+            jnp.where(place, self.key(x), memory.keys),
+            jnp.where(place, self.value(x), memory.values),
+            memory.steps + 1,
+        )
+
+    def __call__(self, memory: AttentionMemory, x: jax.Array) -> tuple[AttentionMemory, jax.Array]:
+        """The memory with `x [H]`, and `x` with what it attends to."""
+        memory = self.store(memory, x)
+        scores = memory.keys @ self.query(x) / jnp.sqrt(jnp.float32(self.width))
+        filled = jnp.arange(self.places) < memory.steps
+        weights = jax.nn.softmax(jnp.where(filled, scores, -jnp.inf))
+        return memory, x + self.combine(weights @ memory.values)
+
+
+def _make_cell(config: NetworkConfig) -> Any:
+    if config.cell == "gru":
+        return nn.GRUCell(config.context)
+    if config.cell == "lstm":
+        return nn.LSTMCell(config.context)
+    if config.cell == "attention":  # the metafeatures are a step of their own
+        return _AttentionCell(config.context, config.memory + config.metafeatures)
+    return None
+
+
 class _QModule(nn.Module):
     """Linen module behind `FlaxNetwork`."""
 
@@ -73,10 +132,8 @@ class _QModule(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        if config.cell == "gru":
-            self.cell: Any = nn.GRUCell(config.context)
-        elif config.cell == "lstm":
-            self.cell = nn.LSTMCell(config.context)
+        if config.cell != "none":
+            self.cell = _make_cell(config)
         self.read = nn.Dense(config.context)
         if config.metafeatures:
             width = config.context * (2 if config.cell == "lstm" else 1)
@@ -95,6 +152,11 @@ class _QModule(nn.Module):
 
     def initial_carry(self, metafeatures: jax.Array) -> Carry:
         width = self.config.context
+        if self.config.cell == "attention":
+            empty = self.cell.empty()
+            if not self.config.metafeatures:
+                return empty
+            return self.cell.store(empty, jnp.tanh(self.remember(metafeatures)))
         if self.config.metafeatures:
             first = jnp.tanh(self.remember(metafeatures))
         else:
@@ -139,33 +201,91 @@ class _QModule(nn.Module):
         return self.values(hidden, inputs)
 
 
+class _FixedModule(nn.Module):
+    """Linen module behind `FlaxNetwork` with the head `fixed`, the network of the published Hyp-RL.
+
+    The recurrent cell reads the previous configuration and its result as they are and starts from a linear
+    map of the metafeatures. On its output stand a tanh layer as wide as the cell, tanh layers of the head and
+    one output a configuration.
+    """
+
+    config: NetworkConfig
+
+    def setup(self) -> None:
+        config = self.config
+        if config.cell in ("attention", "none"):
+            self.read = nn.Dense(config.context)
+        if config.cell != "none":
+            self.cell = _make_cell(config)
+        if config.metafeatures:
+            self.remember = nn.Dense(config.context, use_bias=False, kernel_init=_fan_in)
+        widths = [config.context, *[config.hidden] * config.layers]
+        self.deeper = [nn.Dense(width, kernel_init=_glorot) for width in widths]
+        self.kernel = self.param("kernel", _glorot, (widths[-1], config.outputs))
+        self.bias = self.param("bias", nn.initializers.zeros, (config.outputs,))
+
+    def initial_carry(self, metafeatures: jax.Array) -> Carry:
+        config = self.config
+        nothing = jnp.zeros(config.context, jnp.float32)
+        first = self.remember(metafeatures) if config.metafeatures else nothing
+        if config.cell == "attention":
+            return self.cell.store(self.cell.empty(), first) if config.metafeatures else self.cell.empty()
+        return (nothing, first) if config.cell == "lstm" else first
+
+    def advance(self, carry: Carry, context: jax.Array) -> tuple[Carry, jax.Array]:
+        if self.config.cell == "none":
+            return carry, jnp.tanh(self.read(context)) + carry
+        read = jnp.tanh(self.read(context)) if self.config.cell == "attention" else context
+        return self.cell(carry, read)
+
+    def values(self, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        x = hidden
+        for layer in self.deeper:
+            x = jnp.tanh(layer(x))
+        columns = inputs.features[..., 0]
+        # In the fit one configuration is judged at a time: only its output is computed.
+        return x @ self.kernel[:, columns] + self.bias[columns]
+
+    advantages = values
+    preferences = values
+
+    def everything(self, metafeatures: jax.Array, context: jax.Array, inputs: CandidateInputs) -> jax.Array:
+        """Touches every parameter once, for initialisation."""
+        _, hidden = self.advance(self.initial_carry(metafeatures), context)
+        return self.values(hidden, inputs)
+
+
 class FlaxNetwork:
     """The `Network` of a configuration."""
 
     def __init__(self, config: NetworkConfig) -> None:
         self.config = config
-        self._module = _QModule(config)
+        self._kind: Any = _FixedModule if config.head == "fixed" else _QModule
+        self._module = self._kind(config)
 
     def init(self, key: jax.Array, metafeatures: int, context: int, features: int) -> Params:
         inputs = CandidateInputs(jnp.zeros((2, features)), jnp.zeros(2))
+        if self.config.head == "fixed":
+            context = features
+            inputs = CandidateInputs(jnp.zeros((2, 1), jnp.int32), jnp.zeros(2))
         return self._module.init(
-            key, jnp.zeros(metafeatures), jnp.zeros(context), inputs, method=_QModule.everything
+            key, jnp.zeros(metafeatures), jnp.zeros(context), inputs, method=self._kind.everything
         )["params"]
 
     def initial_carry(self, params: Params, metafeatures: jax.Array) -> Carry:
-        return self._module.apply({"params": params}, metafeatures, method=_QModule.initial_carry)
+        return self._module.apply({"params": params}, metafeatures, method=self._kind.initial_carry)
 
     def advance(self, params: Params, carry: Carry, context: jax.Array) -> tuple[Carry, jax.Array]:
-        return self._module.apply({"params": params}, carry, context, method=_QModule.advance)  # type: ignore[return-value]
+        return self._module.apply({"params": params}, carry, context, method=self._kind.advance)  # type: ignore[return-value]
 
     def values(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
-        return self._module.apply({"params": params}, hidden, inputs, method=_QModule.values)  # type: ignore[return-value]
+        return self._module.apply({"params": params}, hidden, inputs, method=self._kind.values)  # type: ignore[return-value]
 
     def advantages(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
-        return self._module.apply({"params": params}, hidden, inputs, method=_QModule.advantages)  # type: ignore[return-value]
+        return self._module.apply({"params": params}, hidden, inputs, method=self._kind.advantages)  # type: ignore[return-value]
 
     def preferences(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
-        return self._module.apply({"params": params}, hidden, inputs, method=_QModule.preferences)  # type: ignore[return-value]
+        return self._module.apply({"params": params}, hidden, inputs, method=self._kind.preferences)  # type: ignore[return-value]
 
 
 def _small(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -176,3 +296,6 @@ def _small(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
 def _fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Flax's usual start, and nothing at all for an input of no width (a collection without metafeatures)."""
     return nn.initializers.lecun_normal()(key, shape, dtype) if shape[0] else jnp.zeros(shape, dtype)
+
+
+_glorot = nn.initializers.glorot_uniform()

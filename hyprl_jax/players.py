@@ -38,7 +38,7 @@ class Kept(NamedTuple):
     """What learning needs of a choice by a Q-network; everything else can be forgotten."""
 
     context: jax.Array
-    """`[G]`"""
+    """`[G]` what the network read."""
     features: jax.Array
     """`[F]` inputs of the chosen candidate."""
     start: jax.Array
@@ -64,8 +64,17 @@ def shortlist(view: View, config: NetworkConfig) -> jax.Array:
     return jax.lax.top_k(ranked, config.shortlist)[1].astype(jnp.int32)
 
 
+def read(view: View, config: NetworkConfig) -> jax.Array:
+    """What the network reads before a choice `[G]`: the context, or with the head `fixed` the previous
+    configuration and its result."""
+    return view.previous if config.head == "fixed" else view.context
+
+
 def candidate_inputs(view: View, config: NetworkConfig, columns: jax.Array) -> CandidateInputs:
-    """What the network sees of the candidates `columns [C]`, by `config.candidates`."""
+    """What the network sees of the candidates `columns [C]`, by `config.candidates`; their columns alone with
+    the head `fixed`."""
+    if config.head == "fixed":
+        return CandidateInputs(columns[:, None], jnp.zeros(columns.shape, jnp.float32), jnp.float32(1.0))
     parts = []
     if config.candidates in ("surrogate", "both"):
         parts.append(surrogate.features(view.known, view.belief, view.acquired, columns))
@@ -100,14 +109,14 @@ def q_player(
     def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
         columns = shortlist(view, config)
         legal = view.observation.legal[columns]
-        inputs = candidate_inputs(view, config, columns)
-        carry, hidden = network.advance(params, memory[0], view.context)
+        inputs, context = candidate_inputs(view, config, columns), read(view, config)
+        carry, hidden = network.advance(params, memory[0], context)
         place = explore.masked_argmax(network.advantages(params, hidden, inputs), legal)
         if target is None:
             memory = (carry, memory[1])
             value = network.values(params, hidden, inputs)[place]
         else:
-            target_carry, target_hidden = network.advance(target, memory[1], view.context)
+            target_carry, target_hidden = network.advance(target, memory[1], context)
             target_q = network.values(target, target_hidden, inputs)
             memory = (carry, target_carry)
             value = target_q[place if double else explore.masked_argmax(target_q, legal)]
@@ -125,10 +134,10 @@ def q_player(
             action = jnp.where(explores, _explore(which, view, columns, exploration), best)
         chosen = candidate_inputs(view, config, action[None])
         kept = Kept(
-            view.context,
+            context,
             chosen.features[0],
             chosen.start[0],
-            view.acquired.top,
+            chosen.top,  # type: ignore[arg-type]
             jnp.where(place >= 0, value, 0.0),
             action == best,
             listed,
@@ -154,7 +163,7 @@ def ensemble_player(network: Network, config: NetworkConfig, members: Params) ->
         inputs = candidate_inputs(view, config, columns)
 
         def judge(params: Params, carry: Any) -> tuple[Any, jax.Array]:
-            carry, hidden = network.advance(params, carry, view.context)
+            carry, hidden = network.advance(params, carry, read(view, config))
             return carry, network.advantages(params, hidden, inputs)
 
         memory, advantages = jax.vmap(judge)(members, memory)

@@ -56,6 +56,8 @@ class View(NamedTuple):
     acquired: surrogate.Acquired
     context: jax.Array
     """`[G]` float32, see `CONTEXT_FEATURES`."""
+    previous: jax.Array
+    """`[F + 1]` float32: encoding of the previous configuration and its objective, 0 before the first."""
 
 
 class Choice(NamedTuple):
@@ -87,6 +89,25 @@ class _Latest(NamedTuple):
     expected: jax.Array
     deviation: jax.Array
     start: jax.Array
+
+
+class _News(NamedTuple):
+    """What there is to tell a player of one trial; scalars."""
+
+    action: jax.Array
+    objective: jax.Array
+    incumbent: jax.Array
+    latest: _Latest
+
+
+class _Told(NamedTuple):
+    """What a player has been told of: of all trials so far, with late results of all but the latest."""
+
+    belief: Any
+    objective: jax.Array
+    incumbent: jax.Array
+    latest: _Latest
+    previous: jax.Array
 
 
 Act = Callable[[Any, View, jax.Array], tuple[Any, Choice]]
@@ -147,30 +168,55 @@ def play(
     informed = jnp.any(known.weights > 0)
     zero = jnp.float32(0.0)
 
+    def tell(told: _Told, news: _News) -> _Told:
+        belief = model(beliefs).update(known, told.belief, news.action, news.objective, beliefs)
+        previous = jnp.concatenate([known.encodings[news.action], news.objective[None]])
+        return _Told(belief, news.objective, news.incumbent, news.latest, previous)
+
     def one(carry: tuple, step_key: jax.Array) -> tuple[tuple, Record]:
-        memory, state, belief_state, latest = carry
-        view = look(known, task, state, belief_state, latest, config, beliefs)
+        memory, state, told, untold = carry
+        seen = state._replace(incumbent=told.incumbent, latest=told.objective)
+        view = look(known, task, seen, told.belief, told.latest, config, beliefs, told.previous)
         memory, choice = act(memory, view, step_key)
         after, result = env.step(task, state, choice.action, config)
         expected = (view.belief.mean[choice.action] - view.belief.scale[1]) / view.belief.scale[0]
         # Where nothing is known of the objective's unit, the first result cannot surprise.
-        foreseen = informed | (view.observation.trial > 0)
+        foreseen = informed | jnp.isfinite(seen.incumbent)
         latest = _Latest(
             state.incumbent,
             jnp.where(foreseen, expected, result.objective),
             view.belief.deviation[choice.action],
             relative(view, choice.action),
         )
-        belief_state = model(beliefs).update(known, belief_state, choice.action, result.objective, beliefs)
+        news = _News(choice.action, result.objective, after.incumbent, latest)
+        if config.late_results:
+            some = state.trial > 0
+            told = jax.tree.map(lambda new, old: jnp.where(some, new, old), tell(told, untold), told)
+            untold = news
+        else:
+            told = tell(told, news)
         regret = env.normalized_regret(task, after.incumbent)
         record = Record(
             choice.action, result.objective, result.reward, result.over, result.valid, regret, choice.kept
         )
-        return (memory, after, belief_state, latest), record
+        return (memory, after, told, untold), record
 
-    state, belief_state = env.reset(task), model(beliefs).start(known, config.trials, beliefs)
+    state, nothing = env.reset(task), _Latest(zero, zero, zero, zero)
+    untold = _News(jnp.int32(0), zero, zero, nothing) if config.late_results else None
+    told = _Told(
+        model(beliefs).start(known, config.trials, beliefs),
+        state.latest,
+        state.incumbent,
+        nothing,
+        _nothing_before(known),
+    )
     keys = jax.random.split(key, config.trials)
-    return jax.lax.scan(one, (memory, state, belief_state, _Latest(zero, zero, zero, zero)), keys)[1]
+    return jax.lax.scan(one, (memory, state, told, untold), keys)[1]
+
+
+def _nothing_before(known: surrogate.Knowledge) -> jax.Array:
+    """`View.previous` before the first trial."""
+    return jnp.zeros(known.encodings.shape[-1] + 1, jnp.float32)
 
 
 def look(
@@ -181,14 +227,16 @@ def look(
     latest: _Latest,
     config: EnvConfig,
     beliefs: SurrogateConfig,
+    previous: jax.Array | None = None,
 ) -> View:
-    """The player's view of the current state."""
+    """The player's view of the current state, with `View.previous` (left out: as before the first trial)."""
     observation = env.observe(task, state, config)
     legal = observation.legal
     belief = model(beliefs).believe(known, belief_state, legal, beliefs)
     acquired = surrogate.acquire(known, belief, legal, beliefs)
     context = _context(observation, belief, latest, jnp.log(acquired.top + 1e-5), config)
-    return View(observation, known, belief_state, belief, acquired, context)
+    before = _nothing_before(known) if previous is None else previous
+    return View(observation, known, belief_state, belief, acquired, context, before)
 
 
 def relative(view: View, columns: jax.Array) -> jax.Array:
@@ -204,9 +252,11 @@ def _context(
 ) -> jax.Array:
     factor = belief.scale[0]
     trial = observation.trial.astype(jnp.float32)
-    begun = trial > 0
+    # Of the results that were told: with late results the first trial is over before there is any.
+    begun = jnp.isfinite(observation.incumbent)
     incumbent = jnp.where(begun, observation.incumbent, 0.0)
-    improvement = jnp.where(trial > 1, factor * (incumbent - latest.incumbent_before), 0.0)
+    again = begun & jnp.isfinite(latest.incumbent_before)
+    improvement = jnp.where(again, factor * (incumbent - latest.incumbent_before), 0.0)
     top_gap = jnp.max(jnp.where(observation.legal, belief.mean, -jnp.inf), initial=-10.0) - belief.incumbent
     columns = [
         trial / config.trials,

@@ -32,6 +32,13 @@ CHOICES = {name: get_args(kind) for name, kind in LEAVES.items() if "Literal" in
 LISTS = {name: get_args(kind)[0] for name, kind in LEAVES.items() if get_args(kind) and name not in CHOICES}
 
 
+FIXED = {
+    "network.head": "fixed", "network.residual": False, "network.dueling": False, "network.layer_norm": False,
+    "network.shortlist": 0, "augment.candidates": 0, "learner.ordering": "q",
+}  # fmt: skip
+"""What the fixed head needs."""
+
+
 def nested(values: dict[str, Any]) -> dict[str, Any]:
     """Dotted names as nested objects."""
     result: dict[str, Any] = {}
@@ -82,6 +89,10 @@ def valid_configurations(draw: st.DrawFn) -> dict[str, Any]:
         values |= {"learner.baseline": False, "learner.ordering": "q"}
     if values.get("learner.replay", "none") != "none":
         values["learner.ordering"] = "q"
+    if values.get("network.cell") == "attention":
+        values["network.memory"] = 25
+    if values.get("network.head") == "fixed":
+        values |= FIXED | {"collections": values.get("collections", [])[:1]}
     return values
 
 
@@ -148,7 +159,8 @@ OUT_OF_RANGE = [
     ("learner.epsilon_fraction", 1.5), ("learner.learning_rate", -1e-3), ("learner.weight_decay", -1.0),
     ("learner.max_gradient_norm", 0.0), ("learner.huber", 0.0), ("learner.reward_scale", 0.0),
     ("learner.average", 1.5), ("learner.temperature", 0.0), ("learner.temperature", -0.1),
-    ("learner.ratio_clip", 0.0), ("network.shortlist", -1), ("learner.warmup", -1),
+    ("learner.ratio_clip", 0.0), ("network.shortlist", -1), ("learner.warmup", -1), ("network.memory", 0),
+    ("network.outputs", -1),
     ("validation_fraction", 0.0), ("validation_fraction", 1.0), ("updates_per_chunk", 0),
     ("checkpoint_seconds", -1.0), ("folds", []), ("folds", [1, 1]), ("seeds", [-1]),
 ]  # fmt: skip
@@ -201,13 +213,22 @@ COMBINATIONS = [
     ({"learner.replay": "prioritised"}, "learner.ordering"),
     ({"augment.candidates": 5, "env.trials": 6}, "augment.candidates"),
     ({"learner.epsilon_schedule": "exponential", "learner.epsilon_end": 0.0}, "epsilon"),
+    ({"network.cell": "attention", "network.memory": 24}, "network.memory"),
+    (FIXED | {"collections": ["one", "other"]}, "one collection"),
+    (FIXED | {"augment.candidates": 128}, "augment.candidates to 0"),
+    (FIXED | {"network.shortlist": 8}, "network.shortlist to 0"),
+    (FIXED | {"network.residual": True}, "network.residual to false"),
+    (FIXED | {"network.dueling": True}, "network.dueling to false"),
+    (FIXED | {"network.layer_norm": True}, "network.layer_norm to false"),
+    (FIXED | {"learner.ordering": "policy_gradient"}, "learner.ordering to q"),
 ]
 
 
 @pytest.mark.parametrize(("values", "named"), COMBINATIONS)
 def test_combinations_that_make_no_sense(values: dict[str, Any], named: str) -> None:
-    with pytest.raises(InputError, match=named):
+    with pytest.raises(InputError, match=named) as caught:
         from_dict(nested(values))
+    assert "\n" not in str(caught.value)
 
 
 def test_what_the_refusals_ask_for_is_accepted() -> None:
@@ -218,6 +239,8 @@ def test_what_the_refusals_ask_for_is_accepted() -> None:
         stored = {"learner.replay": kind, "learner.ordering": "q", "learner.replay_capacity": 4096}
         assert from_dict(nested(stored)).learner.replay == kind
     assert from_dict(nested({"network.shortlist": 0})).network.shortlist == 0, "all candidates"
+    assert from_dict(nested(FIXED | {"collections": ["one"]})).network.head == "fixed"
+    assert from_dict(nested({"network.cell": "attention", "network.memory": 25})).network.memory == 25
 
 
 @given(

@@ -1,4 +1,5 @@
-"""The verb `train`: every field of `TrainConfig` is an option, on top of a configuration file if given."""
+"""The verb `train`: every field of `TrainConfig` is an option, on top of a configuration file or a preset if
+given."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from hyprl_jax.cli.common import INTERRUPTED, Command, JsonFlag, Outcome, UsageError, read_options
 from hyprl_jax.config import TrainConfig, from_dict
 from hyprl_jax.errors import InputError
+from hyprl_jax.presets import PRESETS
 
 _ALIASES = {"--seed": "--seeds", "--fold": "--folds"}
 _LARGEST_CONFIG_FILE = 1_000_000  # bytes
@@ -26,6 +28,7 @@ class TrainOptions:
     Examples:
       hyprl train --collections mlp --split kfold5 --fold 0 --seed 0,1,2 --out runs/first
       hyprl train --config my.json --learner.learning-rate 5e-4 --fold all --out runs/second
+      hyprl train --preset hyprl2019 --collections nnmeta --fold all --out runs/published
       hyprl train --resume runs/first
 
     --seed and --fold may be written for --seeds and --folds; `--fold all` trains every fold of the split.
@@ -37,16 +40,26 @@ class TrainOptions:
     """Go on with an interrupted run, with its own configuration."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """A JSON file with any of the fields below; options on the command line win over it."""
+    preset: Annotated[Literal["hyprl2019"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = (
+        None
+    )
+    """`hyprl2019`: start from the agent published with Hyp-RL, faults included, instead of our own (see
+    docs/hyprl2019.md); options on the command line win over it."""
     json: JsonFlag = False
     settings: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)] = TrainConfig()
 
 
 def read_train_options(words: list[str], program: str) -> TrainOptions:
-    """The options, with the configuration file (if any) as defaults and `--fold all` spelled out."""
+    """The options, with the configuration file or the preset (if any) as defaults, `--fold all` spelled out,
+    and the outputs of a fixed head counted."""
     words = _expand_aliases(words)
     words, all_folds = _take_all_folds(words)
-    file = _value_of("--config", words)
+    file, preset = _value_of("--config", words), _value_of("--preset", words)
+    if file is not None and preset is not None:
+        raise UsageError("--config and --preset both say where to start from: leave one of them out")
     settings = read_config_file(Path(file)) if file is not None else TrainConfig()
+    if preset in PRESETS:
+        settings = PRESETS[preset]()
     options = read_options(TrainOptions, words, program, default=TrainOptions(settings=settings))
     if options.resume is not None:
         _refuse_company_of_resume(words, all_folds)
@@ -56,6 +69,8 @@ def read_train_options(words: list[str], program: str) -> TrainOptions:
         )
     if all_folds:
         options = replace(options, settings=replace(options.settings, folds=_every_fold(options.settings)))
+    if options.resume is None:
+        options = replace(options, settings=_with_outputs(options.settings))
     return options
 
 
@@ -144,6 +159,19 @@ def _every_fold(settings: TrainConfig) -> tuple[int, ...]:
     if len(counts) > 1:
         raise InputError("the collections have different numbers of folds: name the folds, `--fold 0,1,2`")
     return tuple(range(counts.pop()))
+
+
+def _with_outputs(settings: TrainConfig) -> TrainConfig:
+    """The settings with the outputs of a fixed head, where they are left open: the configurations that the
+    split is about."""
+    from hyprl_jax.surfaces import load_tables, make_split, restrict
+
+    if settings.network.head != "fixed" or settings.network.outputs:
+        return settings
+    tables = load_tables(settings.collections[0])
+    split = make_split(tables, settings.split, settings.folds[0], settings.validation_fraction)
+    outputs = len(restrict(tables, split).config_ids)
+    return replace(settings, network=replace(settings.network, outputs=outputs))
 
 
 TRAIN = Command(TrainOptions, run_train, read_train_options)

@@ -19,7 +19,8 @@ from hyprl_jax import bank as banks
 from hyprl_jax import fitting
 from hyprl_jax.bank import SurfaceBank
 from hyprl_jax.baselines import make_baseline
-from hyprl_jax.config import EnvConfig, SurrogateConfig
+from hyprl_jax.config import EnvConfig, NetworkConfig, SurrogateConfig
+from hyprl_jax.env import at_test
 from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation import programs
 from hyprl_jax.evaluation.programs import Placed
@@ -155,9 +156,11 @@ def _play_policy(
     place = _member(policy, tables, split)
     members = jax.tree.map(lambda leaf: leaf[place], policy.params)
     bank, fold = placed
-    if policy.config.network.candidates != "surrogate" or policy.config.network.metafeatures:
+    network = policy.config.network
+    if network.candidates != "surrogate" or network.metafeatures or network.head == "fixed":
         bank = _as_trained(policy, tables, bank)
-    env = EnvConfig(trials=trials)
+    _check_room(network, tables, trials)
+    env = at_test(policy.config.env, trials)
     if tables.collection in policy.collections:
         mine = policy.collections.index(tables.collection)
         numbers = jax.tree.map(lambda leaf: leaf[place, 0, mine : mine + 1], policy.numbers)
@@ -167,9 +170,24 @@ def _play_policy(
     if starts is None:
         seeds = policy.config.seeds if method == "policy" else (0,)
     who = jnp.arange(len(seeds)) % len(policy.config.seeds)
-    program = programs.policy_program(method, env, policy.config.surrogate, policy.config.network)
+    program = programs.policy_program(method, env, policy.config.surrogate, network)
     actions, seconds = programs.timed(program, (bank, fold), rows, starts, (members, numbers, who))
-    return Played(method, actions, seeds, seconds)
+    return Played(method, actions, seeds, seconds, repeats=not env.mask_tried)
+
+
+def _check_room(network: NetworkConfig, tables: TaskTables, trials: int) -> None:
+    """InputError for more trials, or other configurations, than the network was made for."""
+    if network.cell == "attention" and trials > network.memory:
+        raise InputError(
+            f"the policy's attention has room for {network.memory} trials, not for {trials}: "
+            f"evaluate with --trials {network.memory}, or train with a larger --network.memory"
+        )
+    configurations = len(tables.config_ids)
+    if network.head == "fixed" and configurations != network.outputs:
+        raise InputError(
+            f"the policy has one output for each of {network.outputs} configurations, and the split is about "
+            f"{configurations} of {tables.collection!r}: evaluate it on the split that it was trained on"
+        )
 
 
 def _member(policy: TrainedPolicy, tables: TaskTables, split: Split) -> int:
@@ -194,8 +212,8 @@ def _as_trained(policy: TrainedPolicy, tables: TaskTables, bank: SurfaceBank) ->
     saw."""
     if tables.collection not in policy.collections:
         raise InputError(
-            f"the policy reads encodings or metafeatures and was not trained on {tables.collection!r}: "
-            "train one with --network.candidates surrogate and without --network.metafeatures"
+            f"the policy reads encodings or metafeatures and was not trained on {tables.collection!r}: train "
+            "one with --network.candidates surrogate, --network.head candidates, no --network.metafeatures"
         )
     offset = policy.metafeature_offsets[tables.collection]
     width = bank.metafeatures.shape[1]

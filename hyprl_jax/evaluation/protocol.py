@@ -3,8 +3,9 @@
 `Played` holds the configurations that one method tried on every test task with every seed. `trajectories`
 looks the results up in the tables, follows the incumbent, and returns one row a trial. Each action is checked
 first: a method that tries a configuration twice, or one without a result, gets an `InputError` that names
-method, task, seed and trial, never a number. The task's own best and worst value are used here, for scoring,
-and nowhere else.
+method, task, seed and trial, never a number. Only a method that declares it may repeat itself: a repeat costs
+a trial, and the configuration's cost once more, and leaves the incumbent as it is. The task's own best and
+worst value are used here, for scoring, and nowhere else.
 
 A method that broke down on a task is no mistake of the user's: its `Failure` stands beside the play, it has
 -1 from that trial on, and keeps the regret it had reached (1, the worst, if it had tried nothing).
@@ -76,7 +77,8 @@ class Played:
     `actions` `[D, S, T]` integers: column of `TaskTables.config_ids`, or -1 where nothing was left to try (at
     the end only) and from the trial of a failure on. `seeds`: `S` distinct integers; a deterministic method
     may have one. `suggest_seconds`: wall seconds of every suggestion, `[D, S, T]` or anything that broadcasts
-    to it; NaN where it was not measured. `failures`: at most one a (task, seed).
+    to it; NaN where it was not measured. `failures`: at most one a (task, seed). `repeats`: the method is one
+    that tries configurations again.
     """
 
     method: str
@@ -84,6 +86,7 @@ class Played:
     seeds: tuple[int, ...]
     suggest_seconds: np.ndarray | float = float("nan")
     failures: tuple[Failure, ...] = ()
+    repeats: bool = False
 
 
 def trajectories(
@@ -247,7 +250,8 @@ def _check_actions(
     task = np.arange(len(actions))[:, None, None]
     missing = np.isnan(objective[task, np.where(stopped, 0, actions)]) & ~stopped
     refuse(missing, "is illegal: this configuration has no result on this task")
-    refuse(_repeats(actions), "repeats an earlier trial; each configuration may be tried once")
+    if not played.repeats:
+        refuse(_repeats(actions), "repeats an earlier trial; each configuration may be tried once")
 
 
 def _repeats(actions: np.ndarray) -> np.ndarray:

@@ -103,11 +103,12 @@ def select(path: Path, fold: int | None = None, seeds: Sequence[int] | None = No
     """The members of one fold of the run in `path`.
 
     Raises:
-        InputError: no such fold or seeds, several folds and none is named, no policy yet, or collections
-            that are not there or have changed since the run.
+        InputError: a policy that the runtime cannot play, no such fold or seeds, several folds and none is
+            named, no policy yet, or collections that are not there or have changed since the run.
     """
     run, policy = RunFolder(path), load_policy(path)
     config = policy.config
+    _check_exportable(config, path)
     place = _place_of(config.folds, fold, path)
     chosen, members = _members_of(config.seeds, seeds, path)
     data = load_data(config)
@@ -129,6 +130,22 @@ def select(path: Path, fold: int | None = None, seeds: Sequence[int] | None = No
         known=tuple(_known(config, data, place)),
         steps=CheckpointStore(run.path / "policy").read_metadata()[0],
         validation=_validation(run, config, data, place, members),
+    )
+
+
+def _check_exportable(config: TrainConfig, path: Path) -> None:
+    """InputError for a policy that the runtime could not play as it was trained."""
+    network = config.network
+    if network.cell == "attention":
+        what = "the cell attention"
+    elif network.head == "fixed":
+        what = "the fixed head"
+    elif config.env.late_results:
+        what = "late results"
+    else:
+        return
+    raise InputError(
+        f"{path} was trained with {what}, an ablation that is not exported: `hyprl evaluate` plays it"
     )
 
 
