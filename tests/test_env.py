@@ -135,3 +135,47 @@ def test_regret_is_normalised_and_defined_everywhere() -> None:
     assert found.tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
     constant = task._replace(worst=jnp.float32(3.0))
     assert env.normalized_regret(constant, jnp.array([3.0, -jnp.inf])).tolist() == [0.0, 0.0]
+
+
+def alternating(config: EnvConfig, steps: int = STEPS) -> tuple:
+    """What `replayed` says of testing a bad and a good configuration in turn."""
+    task = jax.tree.map(lambda leaf: leaf[:1], random_tasks(0, 1, CANDIDATES, known=1))
+    surface = np.asarray([[0.2, 0.8, 0.0, 1.0, 0.5, 0.5]], np.float32)
+    task = task._replace(
+        objective=surface, legal=np.ones((1, CANDIDATES), bool), best=np.ones(1, np.float32),
+        worst=np.zeros(1, np.float32),
+    )  # fmt: skip
+    actions = np.resize([0, 1], (1, steps)).astype(np.int32)
+    return jax.device_get(replayed(task, actions, config))
+
+
+def test_without_masking_a_repeat_costs_a_trial_and_ends_nothing() -> None:
+    config = EnvConfig(trials=STEPS, mask_tried=False)
+    seen, results, regrets, states = alternating(config)
+    assert seen.legal.all(), "everything stays on offer"
+    assert results.valid.all() and results.over[0].tolist() == [False] * (STEPS - 1) + [True]
+    assert states.trial[0].tolist() == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(regrets[0], [0.8] + [0.2] * (STEPS - 1), atol=1e-6)
+    masked = alternating(EnvConfig(trials=STEPS))
+    assert not masked[0].legal[0, 2, :2].any()
+    one_task = EnvConfig(trials=CANDIDATES + 3, mask_tried=False)
+    assert not alternating(one_task, CANDIDATES + 2)[1].over.any(), (
+        "it goes on for more trials than there are"
+    )
+
+
+def test_going_back_and_forth_earns_on_the_previous_trial_and_not_on_the_incumbent() -> None:
+    """The fault of the published reward, and its repair."""
+    earned = {}
+    for reward in ("hyprl", "improvement"):
+        config = EnvConfig(trials=STEPS, reward=reward, mask_tried=False)
+        earned[reward] = alternating(config)[1].reward[0]
+    np.testing.assert_allclose(earned["hyprl"], [0.2, 0.6, 0.0, 0.6, 0.0, 0.6], atol=1e-6)
+    np.testing.assert_allclose(earned["improvement"], [0.2, 0.6, 0.0, 0.0, 0.0, 0.0], atol=1e-6)
+
+
+def test_at_test_time_a_repeat_ends_nothing() -> None:
+    """What the policy sees stays as it was in training."""
+    trained = EnvConfig(trials=4, reward="hyprl", stop_on_repeat=True, mask_tried=False, late_results=True)
+    assert env.at_test(trained, 9) == EnvConfig(trials=9, mask_tried=False, late_results=True)
+    assert env.at_test(EnvConfig(trials=4, stop_on_repeat=True), 9) == EnvConfig(trials=9), "masked as ever"

@@ -24,6 +24,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gru, no dueling, no layer norm": {"dueling": False, "layer_norm": False},
     "lstm, metafeatures, no layer norm": {"cell": "lstm", "metafeatures": True, "layer_norm": False},
     "no cell, metafeatures, no residual": {"cell": "none", "metafeatures": True, "residual": False},
+    "attention": {"cell": "attention", "memory": 3},
+    "attention, metafeatures, no layer norm": {
+        "cell": "attention",
+        "metafeatures": True,
+        "layer_norm": False,
+    },
 }
 
 
@@ -88,7 +94,7 @@ def test_every_parameter_has_a_finite_gradient_and_a_use(config: NetworkConfig) 
     assert not unused, "these parameters change nothing"
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("cell", ["gru", "lstm", "attention"])
 def test_values_follow_their_candidates(cell: str) -> None:
     """Another order, or fewer candidates, changes no candidate's value."""
     config = dataclasses.replace(SMALL, cell=cell, layers=2)
@@ -186,7 +192,7 @@ def test_the_heads_of_size_do_not_touch_the_order(config: NetworkConfig) -> None
         assert not np.allclose(after, before, atol=1e-5), name
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("cell", ["gru", "lstm", "attention"])
 def test_recurrent_cells_remember_and_the_other_does_not(cell: str) -> None:
     first, second = random_inputs(4, 0), random_inputs(4, 1)
     other = (first[0], second[1].at[-1].set(first[1][-1]), first[2])
@@ -197,7 +203,7 @@ def test_recurrent_cells_remember_and_the_other_does_not(cell: str) -> None:
         assert (not np.allclose(*last)) == remembers, name
 
 
-@pytest.mark.parametrize("cell", ["lstm"])
+@pytest.mark.parametrize("cell", ["lstm", "attention"])
 def test_metafeatures_matter_only_if_asked(cell: str) -> None:
     first = random_inputs(4)
     other = (first[0] + 1.0, *first[1:])
@@ -220,3 +226,132 @@ def test_parameters_are_float32_and_depend_on_the_key() -> None:
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(one))
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, same)), strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
+
+
+# Attention.
+
+
+@partial(quick_jit, static_argnames="config")
+def hidden_states(
+    config: NetworkConfig, params: Any, metafeatures: jax.Array, contexts: jax.Array
+) -> jax.Array:
+    """Context vectors `[T, H]` after each of `contexts [T, G]`."""
+    network = FlaxNetwork(config)
+
+    def advance(carry: Any, context: jax.Array) -> tuple[Any, jax.Array]:
+        return network.advance(params, carry, context)
+
+    return jax.lax.scan(advance, network.initial_carry(params, metafeatures), contexts)[1]
+
+
+def attended(
+    config: NetworkConfig, params: Any, metafeatures: np.ndarray, contexts: np.ndarray
+) -> np.ndarray:
+    """The same in NumPy, with one explicit sum over the past for each step."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    cell = params["cell"]
+    steps = [np.tanh(c @ params["read"]["kernel"] + params["read"]["bias"]) for c in contexts]
+    past = []
+    if config.metafeatures:
+        past.append(np.tanh(metafeatures @ params["remember"]["kernel"] + params["remember"]["bias"]))
+    found = []
+    for x in steps:
+        past.append(x)
+        query = x @ cell["query"]["kernel"] + cell["query"]["bias"]
+        weights = np.asarray([np.exp(query @ (p @ cell["key"]["kernel"]) / np.sqrt(len(x))) for p in past])
+        mixed = sum(w * (p @ cell["value"]["kernel"]) for w, p in zip(weights, past, strict=True))
+        seen = mixed / weights.sum()
+        found.append(x + seen @ cell["combine"]["kernel"] + cell["combine"]["bias"])
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("metafeatures", [False, True])
+@pytest.mark.parametrize("memory", [7, 12])
+def test_attention_is_a_softmax_over_the_past(metafeatures: bool, memory: int) -> None:
+    """Also with no more room than there are steps."""
+    config = dataclasses.replace(
+        SMALL, cell="attention", memory=memory, metafeatures=metafeatures, layer_norm=False
+    )
+    params, random = shaken(parameters(config)), np.random.default_rng(3)
+    meta, contexts = random.normal(size=META), random.normal(size=(7, CONTEXT))
+    found = hidden_states(config, params, jnp.asarray(meta, jnp.float32), jnp.asarray(contexts, jnp.float32))
+    np.testing.assert_allclose(found, attended(config, params, meta, contexts), atol=1e-5)
+
+
+def test_attention_looks_back_and_never_ahead() -> None:
+    """Another context changes its own step and all later ones, and none before."""
+    config = dataclasses.replace(SMALL, cell="attention", memory=6)
+    params, random = shaken(parameters(config)), np.random.default_rng(4)
+    contexts = jnp.asarray(random.normal(size=(6, CONTEXT)), jnp.float32)
+    before = np.asarray(hidden_states(config, params, jnp.zeros(META), contexts))
+    for step in range(6):
+        after = np.asarray(hidden_states(config, params, jnp.zeros(META), contexts.at[step].add(1.0)))
+        changed = np.abs(after - before).max(axis=1) > 1e-4
+        assert changed.tolist() == [other >= step for other in range(6)]
+
+
+# The fixed head.
+
+
+FIXED = NetworkConfig(
+    cell="lstm", context=6, head="fixed", outputs=9, hidden=7, metafeatures=True, shortlist=0,
+    residual=False, dueling=False, layer_norm=False,
+)  # fmt: skip
+
+
+def published(params: Any, metafeatures: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """Q-values `[T, outputs]` of the published network in NumPy."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    cell, found = params["cell"], []
+    hidden, memory = metafeatures @ params["remember"]["kernel"], np.zeros(FIXED.context)
+    squash = lambda x: 1.0 / (1.0 + np.exp(-x))
+    for context in contexts:
+        gates = {
+            name: context @ cell[f"i{name}"]["kernel"] + hidden @ cell[f"h{name}"]["kernel"]
+            + cell[f"h{name}"]["bias"]
+            for name in "ifgo"
+        }  # fmt: skip
+        memory = squash(gates["f"]) * memory + squash(gates["i"]) * np.tanh(gates["g"])
+        hidden = squash(gates["o"]) * np.tanh(memory)
+        x = hidden
+        for layer in ("deeper_0", "deeper_1"):
+            x = np.tanh(x @ params[layer]["kernel"] + params[layer]["bias"])
+        found.append(x @ params["kernel"] + params["bias"])
+    return np.stack(found)
+
+
+def some_columns(columns: list[int]) -> CandidateInputs:
+    return CandidateInputs(jnp.asarray(columns, jnp.int32)[:, None], jnp.zeros(len(columns)))
+
+
+def test_the_fixed_head_is_the_published_network() -> None:
+    """For all configurations, and for any of them in any order."""
+    params = shaken(FlaxNetwork(FIXED).init(jax.random.key(0), META, 99, FEATURES))
+    random = np.random.default_rng(5)
+    meta, contexts = random.normal(size=META), random.normal(size=(5, FEATURES))
+    expected = published(params, meta, contexts)
+    hidden = hidden_states(FIXED, params, jnp.asarray(meta, jnp.float32), jnp.asarray(contexts, jnp.float32))
+    network = FlaxNetwork(FIXED)
+    for columns in (list(range(9)), [4], [8, 0, 0, 3]):
+        values = jax.vmap(lambda h: network.values(params, h, some_columns(columns)))(hidden)  # noqa: B023
+        np.testing.assert_allclose(values, expected[:, columns], atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "attention", "none"])
+@pytest.mark.parametrize("metafeatures", [False, True])
+def test_every_parameter_of_the_fixed_head_is_used(cell: str, metafeatures: bool) -> None:
+    """By every cell; the outputs of configurations that are not judged get no gradient."""
+    config = dataclasses.replace(FIXED, cell=cell, metafeatures=metafeatures)
+    params = shaken(FlaxNetwork(config).init(jax.random.key(0), META, 99, FEATURES))
+    network, (meta, _, _) = FlaxNetwork(config), random_inputs(1)
+    contexts = jnp.asarray(np.random.default_rng(6).normal(size=(STEPS, FEATURES)), jnp.float32)
+
+    def total(params: Any) -> jax.Array:
+        hidden = hidden_states.__wrapped__(config, params, meta, contexts)
+        return sum(jnp.sum(network.values(params, h, some_columns([2, 5]))) for h in hidden)  # type: ignore[return-value]
+
+    gradient = quick_jit(jax.grad(total))(params)
+    assert ("remember" in params) == metafeatures
+    assert np.flatnonzero(np.abs(gradient["kernel"]).max(0)).tolist() == [2, 5]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
