@@ -441,3 +441,21 @@ def test_attention_plays_as_many_trials_as_it_has_room_for(attentive: Path) -> N
         assert all(len(set(episode)) == 5 for episode in played.actions.reshape(-1, 5).tolist())
     with pytest.raises(InputError, match="room for 5 trials, not for 6"):
         play_methods(["policy"], tables, split, 6, (0,), run=attentive)
+
+
+# The page.
+
+
+def test_the_commands_of_the_page_are_understood(collections: dict[str, Path]) -> None:
+    """As published, with each fault repaired, and with all of them."""
+    page = (Path(__file__).parent.parent / "docs" / "hyprl2019.md").read_text()
+    lines = [line.split()[2:] for line in page.splitlines() if line.startswith("hyprl train ")]
+    here = [[word.replace("./nnmeta", str(collections["grid"])) for word in line] for line in lines]
+    found = [read_train_options(line, "hyprl train").settings for line in here]
+    published = hyprl2019().env
+    faults = ({"late_results": False}, {"mask_tried": True}, {"reward": "improvement"})
+    every = faults[0] | faults[1] | faults[2]
+    assert [one.env for one in found] == [
+        dataclasses.replace(published, **changes) for changes in ({}, *faults, every)
+    ]
+    assert all(one.folds == (0, 1, 2, 3, 4) and one.learner == hyprl2019().learner for one in found)
