@@ -354,6 +354,16 @@ def test_its_evaluation_plays_repeats_and_its_repair_does_not(
     capsys.readouterr()
 
 
+def test_baselines_beside_it_are_what_they_are_alone(run: Path) -> None:
+    """It has no surrogate whose configuration they could share."""
+    tables = load_tables(str(json.loads((run / "config.json").read_text())["collections"][0]))
+    split, methods = make_split(tables, "kfold3", 0), ["mean_list", "prior_ei"]
+    beside = play_methods(methods, tables, split, 4, (0,), run=run)
+    alone = play_methods(methods, tables, split, 4, (0,))
+    for one, other in zip(beside, alone, strict=True):
+        np.testing.assert_array_equal(one.actions, other.actions)
+
+
 def test_it_plays_only_the_configurations_that_it_was_made_for(
     run: Path, collections: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

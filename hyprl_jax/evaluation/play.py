@@ -64,7 +64,7 @@ def play_methods(
         if run is None:
             raise InputError("the method 'policy' needs a run: name its folder")
         policy = run if isinstance(run, TrainedPolicy) else load_policy(run)
-    beliefs = policy.config.surrogate if policy is not None else SurrogateConfig()
+    beliefs = _beliefs(policy)
     seeds = tuple(seeds) if starts is not None else paired_seeds(tuple(seeds), policy)
     for method in methods:
         if method not in POLICIES:
@@ -87,6 +87,13 @@ def play_methods(
             played = _failed(method, split.test, seeds, trials, error)
         results.append(played)
     return results
+
+
+def _beliefs(policy: TrainedPolicy | None) -> SurrogateConfig:
+    """What baselines believe: as the policy beside them does, if it believes anything."""
+    if policy is None or policy.config.network.head == "fixed":
+        return SurrogateConfig()
+    return policy.config.surrogate
 
 
 def _failed(
