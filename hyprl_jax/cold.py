@@ -29,8 +29,9 @@ import jax
 import jax.numpy as jnp
 
 from hyprl_jax.config import SurrogateConfig
+from hyprl_jax.knowledge import Knowledge
 from hyprl_jax.runtime.lengthscales import PROCESSES, factors
-from hyprl_jax.surrogate import Belief, Knowledge, expected_improvement, stationary
+from hyprl_jax.surrogate import Belief, expected_improvement, stationary
 
 _OFFSET = 0.3
 _UNIT = 0.25  # of a task's range for a standard deviation of results

@@ -97,6 +97,14 @@ class SurrogateConfig:
     """Softmax factor of the gentle retrieval weights."""
     sharpness_high: float = sweepable(32.0)
     """Softmax factor of the sharp retrieval weights."""
+    freedom: float = sweepable(4.0)
+    """Degrees of freedom of the Student-t process: how soon surprises widen its posterior (0: Gaussian)."""
+    similarity: bool = True
+    """Known tasks count by the likeness of their metafeatures; see `hyprl_jax.knowledge`."""
+    similarity_width: float = sweepable(0.2)
+    """Difference of metafeature ranks, from 0 to 1, beyond which a known task counts for little."""
+    similarity_floor: float = sweepable(0.3)
+    """Part of the weight that all known tasks share evenly (at least 0.3, see there)."""
     gain_weight: float = sweepable(0.4)
     """Weight of each retrieval's expected gain in the acquisition function that policies start from."""
 

@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyprl_jax import augment, players, rollout
+from hyprl_jax import augment, knowledge, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import EnvConfig, SurrogateConfig
-from hyprl_jax.surrogate import Numbers, stationary
+from hyprl_jax.knowledge import Numbers
+from hyprl_jax.surrogate import stationary
 
 FACTORS = (0.5, 1.5, 5.0)  # on the fitted encoding variance
 GAIN_WEIGHTS = (0.2, 0.5, 1.2)
@@ -42,8 +43,8 @@ def numbers_of(bank: SurfaceBank, config: SurrogateConfig) -> Numbers:
     With the prior `cold` lengthscales are times the square root of the number of features in which the
     candidates of a collection differ, as the distance of random points grows."""
     collections, _, features = bank.encodings.shape
-    given = (config.encoding_variance, config.learned_variance, config.noise, config.gain_weight)
-    scalars = (jnp.full(collections, value, jnp.float32) for value in given)
+    names = Numbers._fields[1:]
+    scalars = (jnp.full(collections, getattr(config, name), jnp.float32) for name in names)
     lengthscale = jnp.full((collections, features), config.lengthscale, jnp.float32)
     if config.prior == "cold":
         lengthscale = lengthscale * jnp.sqrt(_varying(bank))[:, None]
@@ -77,16 +78,21 @@ def learn(
 
 
 def fit(bank: SurfaceBank, fold: Fold, numbers: Numbers, config: SurrogateConfig) -> Numbers:
-    """`numbers [L, ...]` with lengthscales, variances and noise of the highest likelihood of each collection
-    (those of a collection without known tasks stay)."""
+    """`numbers [L, ...]` with lengthscales, variances, noise and the likeness that metafeatures tell, of the
+    highest likelihood of each collection (those of a collection without known tasks stay)."""
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS, 0.05))
+    metafeatures = banks.standardised_metafeatures(bank, fold)[fold.known]
+    own = jnp.where(fold.usable, bank.collection[fold.known], -1)
+    ranks = knowledge.known_ranks(metafeatures, own)
 
     def one(collection: jax.Array, begin: Numbers) -> Numbers:
         mine = fold.usable & (bank.collection[fold.known] == collection)
         first = jax.tree.map(jnp.log, begin)
+        apart = jax.vmap(lambda row: knowledge.unlikeness(row, metafeatures, ranks, mine))(metafeatures)
 
         def loss(logs: Numbers, key: jax.Array) -> jax.Array:
-            each = partial(_surprise, bank, fold, mine, collection, jax.tree.map(jnp.exp, logs), config)
+            numbers = jax.tree.map(jnp.exp, logs)
+            each = partial(_surprise, bank, fold, mine, apart, collection, numbers, config)
             pull = jnp.mean((logs.lengthscale - first.lengthscale) ** 2)
             return jax.vmap(each)(jax.random.split(key, _BATCH)).mean() + _PULL * pull
 
@@ -98,6 +104,7 @@ def fit(bank: SurfaceBank, fold: Fold, numbers: Numbers, config: SurrogateConfig
         keys = jax.random.split(jax.random.key(0), _STEPS)
         (logs, _), _ = jax.lax.scan(step, (first, optimizer.init(first)), keys)
         found = jax.tree.map(jnp.exp, logs)._replace(gain_weight=begin.gain_weight)
+        found = found._replace(similarity_floor=jnp.minimum(found.similarity_floor, 1.0))
         sound = mine.any() & jnp.all(jnp.asarray([jnp.isfinite(leaf).all() for leaf in found]))
         return jax.tree.map(lambda new, old: jnp.where(sound, new, old), found, begin)
 
@@ -108,13 +115,14 @@ def _surprise(
     bank: SurfaceBank,
     fold: Fold,
     mine: jax.Array,
+    apart: jax.Array,
     collection: jax.Array,
     numbers: Numbers,
     config: SurrogateConfig,
     key: jax.Array,
 ) -> jax.Array:
     """Negative log-likelihood, a configuration, of a random history of a random known task among `mine [K]`
-    given the others.
+    given the others; `apart [K, K]` is how unlike known tasks are.
 
     The scale of a task's own variance is integrated out, which leaves a Student-t likelihood (Shah, Wilson
     and Ghahramani 2014, eq. 6): a few tasks that no prior foresees do not decide for all.
@@ -129,7 +137,7 @@ def _surprise(
     present = bank.legal[row, history].astype(jnp.float32)
 
     peers = banks.peers(bank, fold, row, config.leave_out)
-    weights = peers / jnp.maximum(peers.sum(), 1)
+    weights = knowledge.task_weights(peers, apart[place], knowledge.with_numbers(config, numbers))
     known = bank.unit[fold.known][:, history]
     mean = weights @ known
     learned = (weights[:, None] * (known - mean)).T @ (known - mean) * jnp.any(peers)

@@ -30,10 +30,11 @@ from hyprl_jax.config import LearnerConfig, TrainConfig
 from hyprl_jax.env import Task
 from hyprl_jax.errors import InputError
 from hyprl_jax.explore import SCHEDULES
+from hyprl_jax.knowledge import Numbers
 from hyprl_jax.networks import SIZE_HEADS, CandidateInputs, FlaxNetwork, Params
 from hyprl_jax.players import Kept
 from hyprl_jax.rollout import CONTEXT_FEATURES, Record
-from hyprl_jax.surrogate import CANDIDATE_FEATURES, Numbers
+from hyprl_jax.surrogate import CANDIDATE_FEATURES
 
 
 class LearnerState(NamedTuple):

@@ -18,11 +18,11 @@ from hyprl_jax.bank import BankIndex, SurfaceBank
 from hyprl_jax.checkpoints import CheckpointStore
 from hyprl_jax.config import TrainConfig, from_dict
 from hyprl_jax.errors import InputError
+from hyprl_jax.knowledge import Numbers
 from hyprl_jax.learner import candidate_width
 from hyprl_jax.networks import FlaxNetwork, Params
 from hyprl_jax.rollout import CONTEXT_FEATURES
 from hyprl_jax.runs import RunFolder
-from hyprl_jax.surrogate import Numbers
 
 _FOLDER = "policy"
 

@@ -21,9 +21,9 @@ from hyprl_jax import augment, devices, fitting, learner, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import TrainConfig
+from hyprl_jax.knowledge import Numbers
 from hyprl_jax.learner import LearnerState
 from hyprl_jax.networks import FlaxNetwork, Params
-from hyprl_jax.surrogate import Numbers
 
 Metrics = dict[str, jax.Array]
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import cold, env, surrogate
+from hyprl_jax import bank as banks
+from hyprl_jax import cold, env, knowledge, surrogate
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Observation, Task
@@ -40,7 +41,13 @@ class Background(NamedTuple):
     """`[K]`"""
     encodings: jax.Array
     """`[L, N, F]`"""
-    numbers: surrogate.Numbers | None
+    metafeatures: jax.Array
+    """`[K, M]` standardised."""
+    ranks: jax.Array
+    """`[K, M]` of the metafeatures, among the known tasks of the same collection."""
+    collection: jax.Array
+    """`[K]` int32, -1 for padding."""
+    numbers: knowledge.Numbers | None
     """Leaves `[L, ...]`: what the surrogate uses for each collection; None for what its configuration
     says."""
 
@@ -49,7 +56,7 @@ class View(NamedTuple):
     """All that a player may use to choose."""
 
     observation: Observation
-    known: surrogate.Knowledge
+    known: knowledge.Knowledge
     state: Any
     """`SurrogateState`, or `ColdState` with the prior `cold`."""
     belief: surrogate.Belief
@@ -113,29 +120,38 @@ class _Told(NamedTuple):
 Act = Callable[[Any, View, jax.Array], tuple[Any, Choice]]
 
 
-def background(bank: SurfaceBank, fold: Fold, numbers: surrogate.Numbers | None = None) -> Background:
+def background(bank: SurfaceBank, fold: Fold, numbers: knowledge.Numbers | None = None) -> Background:
     """What is known from the fold's known tasks, with `numbers [L, ...]` of the surrogate."""
     span = bank.best - bank.worst
+    metafeatures = banks.standardised_metafeatures(bank, fold)[fold.known]
+    collection = jnp.where(fold.usable, bank.collection[fold.known], -1)
     return Background(
         bank.unit[fold.known],
         bank.worst[fold.known],
         jnp.where(span > 0, span, 1.0)[fold.known],
         bank.encodings,
+        metafeatures,
+        knowledge.known_ranks(metafeatures, collection),
+        collection,
         numbers,
     )
 
 
 def recall(
     shared: Background, task: Task, beliefs: SurrogateConfig
-) -> tuple[surrogate.Knowledge, SurrogateConfig]:
+) -> tuple[knowledge.Knowledge, SurrogateConfig]:
     """What the player of `task` knows, and the surrogate's configuration for the task's collection."""
     # With one collection all stays shared by all episodes instead of being copied for each.
     place = 0 if shared.encodings.shape[0] == 1 else task.collection
     if shared.numbers is not None:
         numbers = jax.tree.map(lambda leaf: leaf[place], shared.numbers)
-        beliefs = surrogate.with_numbers(beliefs, numbers)
+        beliefs = knowledge.with_numbers(beliefs, numbers)
     encodings = shared.encodings[place]
-    known = surrogate.know(shared.surfaces, encodings, shared.lower, shared.span, task.peers, beliefs)
+    unlike = None
+    if beliefs.similarity and shared.metafeatures.shape[1]:
+        among = shared.collection == task.collection
+        unlike = knowledge.unlikeness(task.metafeatures, shared.metafeatures, shared.ranks, among)
+    known = knowledge.know(shared.surfaces, encodings, shared.lower, shared.span, task.peers, beliefs, unlike)
     return known, beliefs
 
 
@@ -214,13 +230,13 @@ def play(
     return jax.lax.scan(one, (memory, state, told, untold), keys)[1]
 
 
-def _nothing_before(known: surrogate.Knowledge) -> jax.Array:
+def _nothing_before(known: knowledge.Knowledge) -> jax.Array:
     """`View.previous` before the first trial."""
     return jnp.zeros(known.encodings.shape[-1] + 1, jnp.float32)
 
 
 def look(
-    known: surrogate.Knowledge,
+    known: knowledge.Knowledge,
     task: Task,
     state: env.EnvState,
     belief_state: Any,

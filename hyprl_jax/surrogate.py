@@ -3,14 +3,15 @@
 Two sources are kept side by side, for one episode over N candidates with K known tasks (their surfaces `P
 [K, N]` in units of their own range, 0 to 1):
 
-*A Gaussian process* with prior mean `m = sum_k w_k P_k` and covariance `s sum_k w_k (P_k - m)(P_k - m)' + e
-k(x, x')`: how the known tasks vary together, plus a stationary kernel over encodings. Its posterior over the
-finite candidate set is updated incrementally (one row of the pivoted Cholesky factor a trial; Rasmussen and
+*A Gaussian process* with prior mean `m = sum_k w_k P_k` (`hyprl_jax.knowledge` weighs the known tasks) and
+covariance `s sum_k w_k (P_k - m)(P_k - m)' + e k(x, x')`: how the known tasks vary together, plus a
+stationary kernel over encodings. Its posterior over the finite candidate set is updated incrementally (one row of the pivoted Cholesky factor a trial; Rasmussen and
 Williams 2006, A.4), so that a step costs O(T N) and nothing is ever factorised again. The objective of the
 task being played comes in raw units
 `y = (z - b) / a`; because the update is linear, the projections of `y`, of the constant and of the prior
 mean are kept apart and the scale `a` and shift `b` are estimated anew after each trial: `b` in closed form,
-`a` over a grid, both under priors from the known tasks' ranges.
+`a` over a grid, both under priors from the known tasks' ranges. How far the task lies from what was known is
+integrated out too, which makes a Student-t process of it: deviations grow with surprise and shrink without.
 
 *Retrieval*: known tasks weighted by how well they rank the tested pairs (in the spirit of two-stage transfer
 surrogates, Wistuba, Schilling and Schmidt-Thieme 2016), the weighted mean surface, and the improvement
@@ -22,14 +23,13 @@ state.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from hyprl_jax.config import SurrogateConfig
+from hyprl_jax.knowledge import Knowledge
 
 CANDIDATE_FEATURES = (
     "log_acquisition", "log_acquisition_relative", "log_expected_improvement", "log_gain_gentle",
@@ -41,44 +41,6 @@ CANDIDATE_FEATURES = (
 _SMALL = 1e-5
 _SCALES = 15  # grid points for the scale of the objective
 _PRIOR_PAIRS = 10.0  # pairs on which all known tasks are taken to agree beforehand
-
-
-class Numbers(NamedTuple):
-    """Numbers of the surrogate that differ from collection to collection (with a leading axis `[L]` for L
-    collections); they stand in for those of `SurrogateConfig`."""
-
-    lengthscale: jax.Array
-    """`[F]` float32, one for each feature of the encodings."""
-    encoding_variance: jax.Array
-    learned_variance: jax.Array
-    noise: jax.Array
-    gain_weight: jax.Array
-
-
-def with_numbers(config: SurrogateConfig, numbers: Numbers) -> SurrogateConfig:
-    """The configuration with these numbers of one collection in it (they may be traced)."""
-    return dataclasses.replace(config, **numbers._asdict())
-
-
-class Knowledge(NamedTuple):
-    """What is known before an episode: shared by all episodes but for `weights`, `mean` and `deviation`."""
-
-    surfaces: jax.Array
-    """`[K, N]` float32 surfaces of the known tasks in units of their range."""
-    encodings: jax.Array
-    """`[N, F]` float32 encodings of the candidates."""
-    places: jax.Array
-    """`[N, F]` float32 encodings in units of the lengthscales."""
-    lower: jax.Array
-    """`[K]` float32 worst objective of each known task (raw, higher is better)."""
-    span: jax.Array
-    """`[K]` float32 best minus worst objective of each known task."""
-    weights: jax.Array
-    """`[K]` float32, summing to 1 over the tasks that may be used (all 0 if there is none)."""
-    mean: jax.Array
-    """`[N]` float32 prior mean."""
-    deviation: jax.Array
-    """`[N]` float32 standard deviation of the known surfaces around it."""
 
 
 class SurrogateState(NamedTuple):
@@ -127,29 +89,6 @@ class Belief(NamedTuple):
     """`[2]` sum of squared retrieval weights: 1 if one known task takes all."""
     scale: jax.Array
     """Scalars `[2]`: `a` and `b` of `z = a y + b`."""
-
-
-def know(
-    surfaces: jax.Array,
-    encodings: jax.Array,
-    lower: jax.Array,
-    span: jax.Array,
-    peers: jax.Array,
-    config: SurrogateConfig,
-) -> Knowledge:
-    """Prior knowledge for the one who plays a task: `surfaces [K, N]`, `encodings [N, F]`, `lower, span [K]`,
-    `peers [K]` bool (which known tasks may be used). With `config.prior` `constant`, or no peers, the prior
-    is flat."""
-    chex.assert_rank([surfaces, encodings, lower, span, peers], [2, 2, 1, 1, 1])
-    informed = config.prior in ("learned", "mean")
-    use = peers.astype(jnp.float32) if informed else jnp.zeros(peers.shape, jnp.float32)
-    weights = use / jnp.maximum(use.sum(), 1.0)
-    mean = weights @ surfaces
-    variance = jnp.maximum(weights @ (surfaces * surfaces) - mean * mean, 0.0)
-    if config.prior != "learned":
-        variance = jnp.zeros_like(variance)
-    places = encodings / config.lengthscale
-    return Knowledge(surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance))
 
 
 def start(known: Knowledge, trials: int, config: SurrogateConfig) -> SurrogateState:
@@ -224,14 +163,19 @@ def _reference(known: Knowledge, first: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(known.weights > 0), known.weights @ known.lower, first)
 
 
-def scale(known: Knowledge, state: SurrogateState) -> tuple[jax.Array, jax.Array]:
+def scale(
+    known: Knowledge, state: SurrogateState, config: SurrogateConfig
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Scale `a` and shift `b` (float32 scalars) that bring raw objectives to units of the task's range, `z =
-    a y + b`.
+    a y + b`, and the factor on posterior standard deviations.
 
     Posterior means under the marginal likelihood of the Gaussian process: with whitened objective u_y,
     constant u_1 and prior mean u_m the log-likelihood is `T log a - |a u_y + b u_1 - u_m|^2 / 2`, and `b ~
     N(-a l, (a s)^2)` integrates out, where l and s are mean and standard deviation of the known tasks' worst
-    values; `log a` has a normal prior over a grid, from the known tasks' ranges.
+    values; `log a` has a normal prior over a grid, from the known tasks' ranges. With `config.freedom` v above
+    0 the process has a factor of its own on all its covariances, inverse gamma, that integrates out: misfit
+    m counts as `(v + T) log(1 + m / v)`, and variances are `(v + m) / (v + T)` times those of the
+    Gaussian process (Shah, Wilson and Ghahramani 2014, eq. 6).
     """
     weights = known.weights
     log_scale = -jnp.log(jnp.maximum(known.span, 1e-12))
@@ -252,10 +196,15 @@ def scale(known: Knowledge, state: SurrogateState) -> tuple[jax.Array, jax.Array
     shift = (precision_before * guess - (grid * y1 - om)) / precision
     misfit = grid**2 * yy + shift**2 * oo + mm + 2.0 * (grid * shift * y1 - grid * ym - shift * om)
     misfit = misfit + precision_before * (shift - guess) ** 2
-    evidence = state.trial * jnp.log(grid) - 0.5 * misfit - 0.5 * jnp.log(precision / precision_before)
+    freedom = jnp.maximum(config.freedom, 1e-6)
+    heavy = (freedom + state.trial) * jnp.log1p(misfit / freedom)
+    explained = 0.5 * jnp.where(config.freedom > 0, heavy, misfit)
+    evidence = state.trial * jnp.log(grid) - explained - 0.5 * jnp.log(precision / precision_before)
     posterior = jax.nn.softmax(evidence - 0.5 * offsets**2)
     factor = posterior @ grid
-    return factor, posterior @ shift - factor * reference
+    inflation = jnp.sqrt((freedom + posterior @ misfit) / (freedom + state.trial))
+    inflation = jnp.where(config.freedom > 0, inflation, 1.0)
+    return factor, posterior @ shift - factor * reference, inflation
 
 
 def cold_scale(state: SurrogateState) -> tuple[jax.Array, jax.Array]:
@@ -271,17 +220,17 @@ def cold_scale(state: SurrogateState) -> tuple[jax.Array, jax.Array]:
 
 def believe(known: Knowledge, state: SurrogateState, legal: jax.Array, config: SurrogateConfig) -> Belief:
     """The belief about all candidates; `legal [N]` bool are those that may still be tested."""
-    factor, shift = cold_scale(state)
+    units = (*cold_scale(state), jnp.float32(1.0))
     if config.prior != "constant":  # with no task to learn from, any prior is a cold start
-        informed = jnp.any(known.weights > 0)
-        learned = scale(known, state)
-        factor, shift = jnp.where(informed, learned[0], factor), jnp.where(informed, learned[1], shift)
+        informed, learned = jnp.any(known.weights > 0), scale(known, state, config)
+        units = jax.tree.map(lambda warm, cold: jnp.where(informed, warm, cold), learned, units)
+    factor, shift, inflation = units
     objective, one, mean = state.projections
     # The projections are of objectives counted from a reference, and so is the incumbent.
     reference = _reference(known, state.objectives[0])
     moved = shift + factor * reference
     posterior = known.mean - mean + factor * objective + moved * one
-    deviation = jnp.sqrt(jnp.maximum(state.variance, 1e-8))
+    deviation = inflation * jnp.sqrt(jnp.maximum(state.variance, 1e-8))
     begun = state.trial > 0
     first = jnp.max(jnp.where(legal, known.mean, -jnp.inf), initial=0.0)
     above = jnp.where(begun, state.incumbent - reference, 0.0)
@@ -319,15 +268,16 @@ def expected_gains(known: Knowledge, state: SurrogateState, weights: jax.Array) 
 
 
 def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Array) -> jax.Array:
-    """`[S, K]` softmax of minus `sharpness [S]` times the share of tested pairs that a known task ranks
-    otherwise; 0 for tasks that may not be used (all 0 if none may).
+    """`[S, K]` prior weights times the exponential of minus `sharpness [S]` times the share of tested pairs
+    that a known task ranks otherwise, normalised; 0 for tasks that may not be used (all 0 if none may).
 
     Ten pairs of agreement count beforehand: the order of the first two or three results says little, and
     would otherwise rule out most known tasks."""
     done = state.trial.astype(jnp.float32)
     share = state.discordant / (done * (done - 1.0) / 2.0 + _PRIOR_PAIRS)
     usable = known.weights > 0
-    logits = jnp.where(usable, -sharpness[:, None] * share, -jnp.inf)
+    liking = jnp.log(jnp.maximum(known.weights, 1e-12))
+    logits = jnp.where(usable, liking - sharpness[:, None] * share, -jnp.inf)
     logits = logits - jnp.max(jnp.where(usable, logits, -1e30), axis=1, keepdims=True)
     weights = jnp.where(usable, jnp.exp(logits), 0.0)
     # The best usable task weighs 1 before normalisation: a smaller sum means that there is none.

@@ -16,6 +16,7 @@ from hyprl_jax import augment, explore, fitting, learner, players, policies, rol
 from hyprl_jax import bank as banks
 from hyprl_jax.config import AugmentConfig, EnvConfig, NetworkConfig, TrainConfig, to_dict
 from hyprl_jax.export import export_policy
+from hyprl_jax.knowledge import Numbers
 from hyprl_jax.networks import FlaxNetwork
 from hyprl_jax.rollout import Choice
 from hyprl_jax.runs import RunFolder
@@ -23,8 +24,8 @@ from hyprl_jax.runtime import load_policy
 from hyprl_jax.runtime.belief import Posterior
 from hyprl_jax.runtime.cold import ColdPosterior
 from hyprl_jax.runtime.episode import Episode
-from hyprl_jax.surfaces import write_collection
-from hyprl_jax.surrogate import Numbers
+from hyprl_jax.runtime.likeness import unlikeness
+from hyprl_jax.surfaces import TaskTables, write_collection
 from hyprl_jax.training import TrainingData, load_data
 
 
@@ -84,10 +85,27 @@ def untrained_run(
 READ = ("policy.json", "weights.safetensors", "prior.safetensors")  # what the runtime reads of an export
 
 
+def collection_with_gaps(folder: Path) -> str:
+    """A grid of ten tasks with four metafeatures: one is often unknown, one has ties, one is often the
+    same."""
+    random, collection = np.random.default_rng(3), grid_collection(tasks=10)
+    rows = len(collection.tasks)
+    gaps = np.where(random.uniform(size=rows) < 0.4, np.nan, random.normal(size=rows))
+    described = collection.tasks.assign(
+        gaps=gaps, ties=np.arange(rows) // 2 * 1.0, mostly=np.where(np.arange(rows) == 4, 7.0, 100.0)
+    )
+    return str(write_collection(dataclasses.replace(collection, tasks=described), folder / "grid"))
+
+
+def metafeatures_of(table: TaskTables, task: str) -> dict[str, float]:
+    """What a user would say of the dataset of a task."""
+    values = table.metafeatures[table.tasks.index(task)]
+    return dict(zip(table.metafeature_names, values.tolist(), strict=True))
+
+
 def undamaged_export(folder: Path) -> Path:
     """The export of a run with random weights on one small grid."""
-    collection = write_collection(grid_collection(), folder / "grid")
-    export_policy(untrained_run(folder / "run", str(collection)), folder / "policy")
+    export_policy(untrained_run(folder / "run", collection_with_gaps(folder)), folder / "policy")
     return folder / "policy"
 
 
@@ -147,6 +165,19 @@ class Device:
         record, metafeatures = jax.tree.map(np.asarray, (record, metafeatures))
         return Played(record.action, record.objective, *record.kept, metafeatures)
 
+    def of_collection(self, row: int) -> np.ndarray:
+        """`[K]` bool: known tasks of the same collection as task `row`."""
+        bank, fold = jax.tree.map(np.asarray, (self.data.bank, self.fold))
+        same: np.ndarray = fold.usable & (bank.collection[fold.known] == bank.collection[row])
+        return same
+
+    def unlikeness(self, row: int) -> np.ndarray:
+        """How unlike all known tasks of the same collection are to task `row`, in NumPy."""
+        bank, fold = jax.tree.map(np.asarray, (self.data.bank, self.fold))
+        own, first = int(bank.collection[row]), np.flatnonzero(bank.collection == bank.collection[row])[0]
+        raw = self.data.names.tables[own].metafeatures
+        return unlikeness(raw[row - first], raw[fold.known[self.of_collection(row)] - first])
+
     def episode(self, exported: Path, row: int, metafeatures: np.ndarray) -> Episode:
         """The same episode for the exported policy in NumPy, with what the device knows beforehand."""
         policy = load_policy(exported)
@@ -163,7 +194,8 @@ class Device:
             posterior = ColdPosterior(own, beliefs)
         else:
             known = bank.unit[rows].astype(np.float64), bank.worst[rows].astype(np.float64)
-            posterior = Posterior(own, *known, np.where(span > 0, span, 1.0), beliefs)
+            apart = self.unlikeness(row)[peers[self.of_collection(row)]]
+            posterior = Posterior(own, *known, np.where(span > 0, span, 1.0), beliefs, apart)
         encodings = bank.encodings[place].astype(np.float64)
         episode = Episode(policy, posterior, encodings, self.config.env.trials, metafeatures)
         episode.legal = bank.legal[row].copy()

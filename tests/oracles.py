@@ -88,21 +88,47 @@ def rational_quadratic(x: np.ndarray, y: np.ndarray, lengthscale: float | np.nda
     return (1.0 + squared / (2 * 2)) ** -2
 
 
+def unlikeness(mine: np.ndarray, others: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """`[K]` mean squared difference between the ranks of the metafeatures `mine [M]` and `others [K, M]`
+    among `reference [R, M]`, over the metafeatures that differ there."""
+    columns = [m for m in range(reference.shape[1]) if len(set(reference[:, m].tolist())) > 1]
+
+    def rank(value: float, column: int) -> float:
+        below = sum(1.0 for other in reference[:, column] if other < value)
+        return (below + 0.5 * sum(1.0 for other in reference[:, column] if other == value)) / len(reference)
+
+    found = np.zeros(len(others))
+    for k in range(len(others)):
+        for m in columns:
+            found[k] += (rank(others[k, m], m) - rank(mine[m], m)) ** 2 / len(columns)
+    return found
+
+
+def task_weights(peers: np.ndarray, apart: np.ndarray, width: float, floor: float) -> np.ndarray:
+    """`[K]` weights, from how unlike the played task the known ones are."""
+    used, floor = [k for k in range(len(peers)) if peers[k]], max(floor, 0.3)
+    nearest = min((apart[k] for k in used), default=0.0)
+    near = {k: math.exp(-(float(apart[k]) - float(nearest)) / (2.0 * width**2)) for k in used}
+    weights = np.zeros(len(peers))
+    for k in used:
+        weights[k] = (1.0 - floor) * near[k] / sum(near.values()) + floor / len(used)
+    return weights
+
+
 def prior(
-    surfaces: np.ndarray, peers: np.ndarray, encodings: np.ndarray, config: Any
+    surfaces: np.ndarray, weights: np.ndarray, encodings: np.ndarray, config: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prior mean `[N]` and covariance `[N, N]` from `surfaces [K, N]` of the tasks that may be used,
-    equally weighted."""
+    """Prior mean `[N]` and covariance `[N, N]` from `surfaces [K, N]` with their `weights [K]`."""
     candidates = surfaces.shape[1]
-    used = [k for k in range(len(surfaces)) if peers[k]] if config.prior != "constant" else []
+    used = [k for k in range(len(surfaces)) if weights[k]] if config.prior != "constant" else []
     mean = np.zeros(candidates)
     for k in used:
-        mean += surfaces[k].astype(np.float64) / len(used)
+        mean += weights[k] * surfaces[k].astype(np.float64)
     covariance = np.zeros((candidates, candidates))
     if config.prior == "learned":
         for k in used:
             deviation = surfaces[k].astype(np.float64) - mean
-            covariance += config.learned_variance * np.outer(deviation, deviation) / len(used)
+            covariance += config.learned_variance * weights[k] * np.outer(deviation, deviation)
     for i in range(candidates):
         for j in range(candidates):
             covariance[i, j] += config.encoding_variance * rational_quadratic(
@@ -141,31 +167,27 @@ def scale_by_integration(
     noise: float,
     actions: list[int],
     objectives: np.ndarray,
-    ranges: tuple[np.ndarray, np.ndarray],
+    ranges: tuple[np.ndarray, np.ndarray, np.ndarray],
     grid_points: int,
 ) -> tuple[float, float]:
     """Posterior means of a and b in `z = a y + b` by integrating over b numerically for every a of the grid.
 
-    `ranges` are worst value and range `[K]` of the usable known tasks. The likelihood of the raw
+    `ranges` are worst value, range and weight `[K]` of the usable known tasks. The likelihood of the raw
     objectives is that of
     z under the Gaussian process times `a^T`; b is normal around `-a l` with deviation `a s`; log a is normal.
     """
-    lower, span = (np.asarray(x, np.float64) for x in ranges)
-    log_scale = -np.log(span)
-    centre = log_scale.mean()
-    width = np.sqrt(log_scale.var() + 0.01)
-    s = np.sqrt(lower.var() + (0.01 / np.exp(centre)) ** 2)
+    low, s, centre, width = _typical(*ranges)
     gram = covariance[np.ix_(actions, actions)] + noise * np.eye(len(actions))
     precision = np.linalg.inv(gram)
     logs, scales, shifts = [], [], []
     for offset in np.linspace(-2.5, 2.5, grid_points):
         a = math.exp(centre + width * offset)
-        b = -a * lower.mean() + a * s * np.linspace(-9, 9, 40001)
+        b = -a * low + a * s * np.linspace(-9, 9, 40001)
         misfit = a * objectives[None, :] + b[:, None] - mean[actions][None, :]
         log_likelihood = len(actions) * math.log(a) - 0.5 * np.einsum(
             "bi,ij,bj->b", misfit, precision, misfit
         )
-        log_prior = -0.5 * ((b + a * lower.mean()) / (a * s)) ** 2 - math.log(a * s)
+        log_prior = -0.5 * ((b + a * low) / (a * s)) ** 2 - math.log(a * s)
         joint = log_likelihood + log_prior
         top = joint.max()
         mass = np.exp(joint - top)
@@ -176,6 +198,49 @@ def scale_by_integration(
     weights = np.exp(np.array(logs) - max(logs))
     weights /= weights.sum()
     return float(weights @ scales), float(weights @ shifts)
+
+
+def _typical(lower: np.ndarray, span: np.ndarray, weights: np.ndarray) -> tuple[float, float, float, float]:
+    """Mean and deviation of the known tasks' worst values, and of the logarithm of one over their ranges."""
+    lower, span, weights = (np.asarray(x, np.float64) for x in (lower, span, weights))
+    centre = float(weights @ -np.log(span))
+    low = float(weights @ lower)
+    width = math.sqrt(float(weights @ (-np.log(span) - centre) ** 2) + 0.01)
+    return low, math.sqrt(float(weights @ (lower - low) ** 2) + (0.01 / math.exp(centre)) ** 2), centre, width
+
+
+def student_scale(
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    noise: float,
+    actions: list[int],
+    objectives: np.ndarray,
+    ranges: tuple[np.ndarray, np.ndarray, np.ndarray],
+    freedom: float,
+) -> tuple[float, float, float]:
+    """Posterior means of a and b in `z = a y + b` where z is a Student-t process, and the square root of the
+    factor on its posterior variances.
+
+    With `b ~ N(-a l, (a s)^2)` in units of the process, `a y` is multivariate t around `m + a l` with scale
+    matrix `K + noise + (a s)^2 11'`, and b has the mean of a normal variable given `a y`.
+    """
+    low, s, centre, width = _typical(*ranges)
+    gram = covariance[np.ix_(actions, actions)] + noise * np.eye(len(actions))
+    logs, scales, shifts, misfits = [], [], [], []
+    for offset in np.linspace(-2.5, 2.5, 15):
+        a = math.exp(centre + width * offset)
+        wide = gram + (a * s) ** 2
+        off = a * objectives - mean[actions] - a * low
+        told = np.linalg.solve(wide, off) if actions else off
+        density = multivariate_t(np.zeros(len(actions)), wide, df=freedom).logpdf(off) if actions else 0.0
+        logs.append(float(density) + len(actions) * math.log(a) - 0.5 * offset**2)
+        scales.append(a)
+        shifts.append(-a * low - (a * s) ** 2 * told.sum())
+        misfits.append(float(off @ told))
+    weights = np.exp(np.array(logs) - max(logs))
+    weights /= weights.sum()
+    factor = (freedom + weights @ misfits) / (freedom + len(actions))
+    return float(weights @ scales), float(weights @ shifts), math.sqrt(factor)
 
 
 def discordant_pairs(surface: np.ndarray, actions: list[int], objectives: list[float]) -> float:
@@ -189,14 +254,16 @@ def discordant_pairs(surface: np.ndarray, actions: list[int], objectives: list[f
 
 
 def retrieval_weights(
-    surfaces: np.ndarray, peers: np.ndarray, actions: list[int], objectives: list[float], sharpness: float
+    surfaces: np.ndarray, before: np.ndarray, actions: list[int], objectives: list[float], sharpness: float
 ) -> np.ndarray:
-    """`[K]` softmax of minus `sharpness` times the share of discordant pairs, over the usable tasks."""
+    """`[K]` weights `before [K]` times the exponential of minus `sharpness` times the share of discordant
+    pairs."""
     pairs = len(actions) * (len(actions) - 1) / 2 + 10
     weights = np.zeros(len(surfaces))
     for k in range(len(surfaces)):
-        if peers[k]:
-            weights[k] = math.exp(-sharpness * discordant_pairs(surfaces[k], actions, objectives) / pairs)
+        if before[k]:
+            share = discordant_pairs(surfaces[k], actions, objectives) / pairs
+            weights[k] = before[k] * math.exp(-sharpness * share)
     return weights / weights.sum() if weights.sum() else weights
 
 

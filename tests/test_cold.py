@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyprl_jax import cold, surrogate
+from hyprl_jax import cold, knowledge, surrogate
 from hyprl_jax.config import SurrogateConfig
 from hyprl_jax.runtime.belief import WARM, Beliefs
 from hyprl_jax.runtime.cold import ColdPosterior, standings
@@ -29,7 +29,7 @@ BELIEFS = Beliefs("cold", 0.8, 1.0, (0.5,) * FEATURES, 0.05, 8.0, 32.0, 0.3)
 @partial(jax.jit, static_argnums=3)
 def _told(encodings: jax.Array, actions: jax.Array, objectives: jax.Array, trials: int) -> surrogate.Belief:
     """What jax believes after `trials` trials."""
-    known = surrogate.know(
+    known = knowledge.know(
         jnp.zeros((1, len(encodings))), encodings, jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), CONFIG
     )
     state = cold.start(known, TRIALS, CONFIG)
@@ -108,7 +108,7 @@ def test_numpy_and_jax_believe_the_same(trials: int) -> None:
         np.testing.assert_allclose(getattr(theirs, name), getattr(ours, name), atol=5e-4, err_msg=name)
     np.testing.assert_allclose(theirs.scale[0], ours.factor, rtol=1e-4)
     legal = jnp.asarray(legal_after(told[0]))
-    known = surrogate.know(
+    known = knowledge.know(
         jnp.zeros((1, CANDIDATES)),
         jnp.asarray(encodings),
         jnp.zeros(1),
@@ -171,7 +171,7 @@ def test_jax_standings_are_numpys_whatever_is_masked() -> None:
 def test_before_any_result_the_most_central_candidate_is_best() -> None:
     encodings = np.asarray([[0.0, 0.0], [1.0, 1.0], [0.5, 0.6], [0.0, 1.0], [1.0, 0.0]])
     beliefs = dataclasses.replace(CONFIG)
-    known = surrogate.know(
+    known = knowledge.know(
         jnp.zeros((1, 5)), jnp.asarray(encodings), jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), beliefs
     )
     belief = cold.believe(known, cold.start(known, 3, beliefs), jnp.ones(5, bool), beliefs)

@@ -20,9 +20,10 @@ from hyprl_jax import augment, players, rollout
 from hyprl_jax.bank import standardised_metafeatures
 from hyprl_jax.config import EnvConfig, NetworkConfig, SurrogateConfig
 from hyprl_jax.env import Task
+from hyprl_jax.knowledge import Numbers
 from hyprl_jax.networks import FlaxNetwork
 from hyprl_jax.rollout import Background, Record
-from hyprl_jax.surrogate import CANDIDATE_FEATURES, Numbers
+from hyprl_jax.surrogate import CANDIDATE_FEATURES
 
 EPISODES, CANDIDATES, KNOWN, TRIALS = 16, 6, 4, 5
 ENV = EnvConfig(trials=TRIALS)
@@ -198,7 +199,7 @@ def test_numbers_of_a_collection_replace_those_of_the_configuration() -> None:
 
 NUMBERS = {
     "encoding_variance": (0.3, 0.05), "learned_variance": (0.5, 1.5), "noise": (0.02, 0.001),
-    "gain_weight": (0.1, 1.0),
+    "gain_weight": (0.1, 1.0), "similarity_width": (0.1, 0.3), "similarity_floor": (0.3, 0.8),
 }  # fmt: skip
 
 
@@ -219,7 +220,7 @@ def test_forced_actions_are_played() -> None:
     assert np.array_equal(np.asarray(forced.action)[valid], np.asarray(explored.action)[valid])
     compared = (explored._replace(action=forced.action), forced)
     for one, other in zip(*map(jax.tree.leaves, compared), strict=True):
-        np.testing.assert_allclose(np.asarray(one)[valid], np.asarray(other)[valid], atol=1e-5)
+        np.testing.assert_allclose(np.asarray(one)[valid], np.asarray(other)[valid], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("exploration", ["uniform", "acquisition"])

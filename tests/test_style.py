@@ -23,6 +23,7 @@ LAYERS = (
     ("spaces",),
     ("surfaces",),
     ("bank", "returns", "explore", "networks", "ordering"),
+    ("knowledge",),
     ("augment", "env", "surrogate", "replay"),
     ("cold",),
     ("rollout",),

@@ -15,18 +15,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probes import quick_jit
 
-from hyprl_jax import surrogate
+from hyprl_jax import knowledge, surrogate
 from hyprl_jax.config import SurrogateConfig
 
 KNOWN, CANDIDATES, FEATURES, TRIALS = 5, 8, 2, 6
 LEARNED = SurrogateConfig()
+GAUSSIAN = SurrogateConfig(freedom=0.0)
 COLD = SurrogateConfig(prior="constant")
 CONFIGS = {
     "learned": LEARNED,
+    "gaussian": GAUSSIAN,
+    "all alike": SurrogateConfig(similarity=False),
     "mean": SurrogateConfig(prior="mean"),
     "constant": COLD,
     "other numbers": SurrogateConfig(
-        learned_variance=0.5, encoding_variance=0.3, lengthscale=0.4, noise=0.05, sharpness_low=2.0
+        learned_variance=0.5,
+        encoding_variance=0.3,
+        lengthscale=0.4,
+        noise=0.05,
+        sharpness_low=2.0,
+        freedom=1.5,
+        similarity_width=0.1,
+        similarity_floor=0.6,
     ),
 }
 
@@ -42,6 +52,7 @@ class Story(NamedTuple):
     legal: np.ndarray
     actions: np.ndarray
     objectives: np.ndarray
+    unlikeness: np.ndarray
 
 
 class Told(NamedTuple):
@@ -62,13 +73,13 @@ def told(story: Story, config: SurrogateConfig) -> Told:
         for item in dataclasses.fields(config)
         if item.metadata.get("sweepable")
     }
-    return jax.device_get(_told(story, config.prior, numbers))
+    return jax.device_get(_told(story, config.prior, config.similarity, numbers))
 
 
-@partial(quick_jit, static_argnames="prior")
-def _told(story: Story, prior: str, numbers: dict[str, jax.Array]) -> Told:
-    config = SurrogateConfig(prior=prior, **numbers)
-    known = surrogate.know(*story[:5], config)
+@partial(quick_jit, static_argnames=("prior", "similarity"))
+def _told(story: Story, prior: str, similarity: bool, numbers: dict[str, jax.Array]) -> Told:
+    config = SurrogateConfig(prior=prior, similarity=similarity, **numbers)
+    known = knowledge.know(*story[:5], config, story.unlikeness)
 
     def read(state: surrogate.SurrogateState, legal: jax.Array) -> Told:
         belief = surrogate.believe(known, state, legal, config)
@@ -107,11 +118,24 @@ def random_story(seed: int, candidates: int = CANDIDATES, known: int = KNOWN) ->
     surfaces, encodings, lower, span = (np.asarray(value, np.float32) for value in values)
     objective = (span.mean() * own + lower.mean()).astype(np.float32)
     legal = np.ones(candidates, bool)
-    return Story(surfaces, encodings, lower, span, peers, legal, actions, objective[actions])
+    unlike = random.uniform(0.0, 0.2, known).astype(np.float32)
+    return Story(surfaces, encodings, lower, span, peers, legal, actions, objective[actions], unlike)
 
 
 def oracle_prior(story: Story, config: SurrogateConfig) -> tuple[np.ndarray, np.ndarray]:
-    return oracles.prior(story.surfaces, story.peers, story.encodings.astype(np.float64), config)
+    weights = oracle_weights(story, config)
+    return oracles.prior(story.surfaces, weights, story.encodings.astype(np.float64), config)
+
+
+def oracle_weights(story: Story, config: SurrogateConfig) -> np.ndarray:
+    floor = config.similarity_floor if config.similarity else 1.0
+    return oracles.task_weights(story.peers, story.unlikeness, config.similarity_width, floor)
+
+
+def oracle_ranges(story: Story, config: SurrogateConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Worst value, range and weight of the known tasks that may be used."""
+    parts = story.lower, story.span, oracle_weights(story, config)
+    return tuple(part[story.peers] for part in parts)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -127,23 +151,49 @@ def test_posterior_is_that_of_a_dense_gaussian_process(name: str, seed: int) -> 
         values = factor * story.objectives[:done].astype(np.float64) + shift
         expected, variance = oracles.gp_posterior(mean, covariance, config.noise, actions, values)
         np.testing.assert_allclose(found.belief.mean[done], expected, atol=5e-3)
-        np.testing.assert_allclose(found.belief.deviation[done] ** 2, variance, atol=1e-4)
+        if config.freedom and config.prior != "constant":
+            history = story.objectives[:done].astype(np.float64)
+            wider = oracles.student_scale(
+                mean, covariance, config.noise, actions, history, oracle_ranges(story, config), config.freedom
+            )[2]
+            variance = variance * wider**2
+        np.testing.assert_allclose(found.belief.deviation[done] ** 2, variance, rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["learned", "mean", "other numbers"])
+@pytest.mark.parametrize("name", ["learned", "gaussian", "all alike", "mean", "other numbers"])
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=8)
 def test_scale_and_shift_are_posterior_means(name: str, seed: int) -> None:
     config, story = CONFIGS[name], random_story(seed)
     found = np.asarray(told(story, config).belief.scale)
     mean, covariance = oracle_prior(story, config)
-    ranges = story.lower[story.peers], story.span[story.peers]
+    ranges = oracle_ranges(story, config)
     for done in (0, 1, 3, TRIALS):
-        expected = oracles.scale_by_integration(
-            mean, covariance, config.noise, story.actions[:done].tolist(),
-            story.objectives[:done].astype(np.float64), ranges, grid_points=15,
-        )  # fmt: skip
+        actions, history = story.actions[:done].tolist(), story.objectives[:done].astype(np.float64)
+        given = mean, covariance, config.noise, actions, history, ranges
+        if config.freedom:
+            expected = oracles.student_scale(*given, config.freedom)[:2]
+        else:
+            expected = oracles.scale_by_integration(*given, grid_points=15)
         np.testing.assert_allclose(found[done], expected, rtol=5e-3, atol=5e-3)
+
+
+def test_surprises_widen_the_posterior_and_their_absence_narrows_it() -> None:
+    """A task that follows its prior to the letter is known better than the prior said, one that does the
+    opposite less well; a Gaussian process sees no difference."""
+    story = random_story(7)
+    mean = oracle_prior(story, LEARNED)[0]
+    low, span = float(story.lower[story.peers].mean()), float(story.span[story.peers].mean())
+    as_foretold = (low + span * mean[story.actions]).astype(np.float32)
+    opposite = (low + span * (1.0 - mean[story.actions])).astype(np.float32)
+
+    def widths(objectives: np.ndarray, config: SurrogateConfig) -> np.ndarray:
+        return told(story._replace(objectives=objectives), config).belief.deviation[-1]
+
+    gaussian = widths(as_foretold, GAUSSIAN)
+    np.testing.assert_allclose(widths(opposite, GAUSSIAN), gaussian, rtol=1e-5)
+    assert (widths(as_foretold, LEARNED) < 0.9 * gaussian).all()
+    assert (widths(opposite, LEARNED) > 1.1 * gaussian).all()
 
 
 def test_cold_scale_standardises_the_history() -> None:
@@ -160,7 +210,7 @@ def test_cold_scale_standardises_the_history() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_covariance_rows_are_sums_of_outer_products(name: str) -> None:
     config, story = CONFIGS[name], random_story(2)
-    known = surrogate.know(*story[:5], config)
+    known = knowledge.know(*story[:5], config, story.unlikeness)
     mean, covariance = oracle_prior(story, config)
     np.testing.assert_allclose(known.mean, mean, atol=1e-6)
     for action in range(CANDIDATES):
@@ -174,7 +224,7 @@ def test_covariance_rows_are_sums_of_outer_products(name: str) -> None:
 @settings(max_examples=15)
 def test_retrieval_counts_and_gains_are_those_of_loops(seed: int) -> None:
     story = random_story(seed)
-    found = told(story, LEARNED)
+    found, before = told(story, LEARNED), oracle_weights(story, LEARNED)
     for done in range(TRIALS + 1):
         actions, objectives = story.actions[:done].tolist(), story.objectives[:done].tolist()
         counts = [oracles.discordant_pairs(surface, actions, objectives) for surface in story.surfaces]
@@ -182,7 +232,7 @@ def test_retrieval_counts_and_gains_are_those_of_loops(seed: int) -> None:
         reached = [max((surface[a] for a in actions), default=0.0) for surface in story.surfaces]
         assert found.state.reached[done].tolist() == reached
         for which, sharpness in enumerate((LEARNED.sharpness_low, LEARNED.sharpness_high)):
-            weights = oracles.retrieval_weights(story.surfaces, story.peers, actions, objectives, sharpness)
+            weights = oracles.retrieval_weights(story.surfaces, before, actions, objectives, sharpness)
             belief = jax.tree.map(lambda leaf, done=done: leaf[done], found.belief)
             gains = oracles.expected_gains(story.surfaces, weights, actions)
             np.testing.assert_allclose(belief.gains[which], gains, atol=1e-5)
@@ -194,7 +244,7 @@ def test_retrieval_counts_and_gains_are_those_of_loops(seed: int) -> None:
 def test_incumbent_is_the_best_result_in_units_of_the_range() -> None:
     story = random_story(4)
     found = told(story, LEARNED)
-    usable = story.surfaces[story.peers].mean(0)
+    usable = oracle_weights(story, LEARNED) @ story.surfaces
     np.testing.assert_allclose(found.belief.incumbent[0], usable.max(), atol=1e-6)
     for done in range(1, TRIALS + 1):
         factor, shift = found.belief.scale[done]
@@ -215,7 +265,7 @@ def test_acquisition_adds_up_its_parts() -> None:
     """Of the legal candidates; an illegal one is worth nothing, and the best of either counts it out."""
     config = dataclasses.replace(LEARNED, gain_weight=0.3)
     found = told(random_story(5), config)
-    mean = surrogate.know(*random_story(5)[:5], config).mean
+    mean = knowledge.know(*random_story(5)[:5], config, random_story(5).unlikeness).mean
     for done in range(TRIALS + 1):
         belief, acquired = (
             jax.tree.map(lambda leaf, done=done: leaf[done], part) for part in (found.belief, found.acquired)
@@ -243,7 +293,7 @@ def test_features_of_some_candidates_are_those_among_all(name: str, seed: int) -
     """In any order, and as often as asked: what a network sees of a candidate does not depend on the list."""
     config, story, random = CONFIGS[name], random_story(seed), np.random.default_rng(seed)
     found = told(story, config)
-    known = surrogate.know(*story[:5], config)
+    known = knowledge.know(*story[:5], config, story.unlikeness)
     done = int(random.integers(0, TRIALS + 1))
     belief, acquired = (
         jax.tree.map(lambda leaf: jnp.asarray(leaf)[done], part) for part in (found.belief, found.acquired)
@@ -254,13 +304,13 @@ def test_features_of_some_candidates_are_those_among_all(name: str, seed: int) -
 
 
 def test_numbers_of_a_collection_stand_in_the_configuration() -> None:
-    numbers = surrogate.Numbers(
-        jnp.asarray([0.3, 2.0]), jnp.float32(0.25), jnp.float32(0.5), jnp.float32(0.01), jnp.float32(0.75)
+    numbers = knowledge.Numbers(
+        jnp.asarray([0.3, 2.0]), *(jnp.float32(number) for number in (0.25, 0.5, 0.01, 0.75, 0.15, 0.6))
     )
-    changed = surrogate.with_numbers(LEARNED, numbers)
-    for name in surrogate.Numbers._fields:
+    changed = knowledge.with_numbers(LEARNED, numbers)
+    for name in knowledge.Numbers._fields:
         assert getattr(changed, name) is getattr(numbers, name)
-    back = {name: getattr(LEARNED, name) for name in surrogate.Numbers._fields}
+    back = {name: getattr(LEARNED, name) for name in knowledge.Numbers._fields}
     assert dataclasses.replace(changed, **back) == LEARNED, "nothing else changes"
 
 
@@ -269,12 +319,12 @@ def test_each_hyperparameter_has_its_own_lengthscale() -> None:
     story, scales = random_story(3), np.asarray([0.3, 2.0], np.float32)
     one = dataclasses.replace(LEARNED, lengthscale=1.0)
     stretched = story._replace(encodings=story.encodings / scales)
-    there = surrogate.know(*story[:5], dataclasses.replace(LEARNED, lengthscale=jnp.asarray(scales)))
-    here = surrogate.know(*stretched[:5], one)
-    blind = surrogate.know(
+    there = knowledge.know(*story[:5], dataclasses.replace(LEARNED, lengthscale=jnp.asarray(scales)))
+    here = knowledge.know(*stretched[:5], one)
+    blind = knowledge.know(
         *story[:5], dataclasses.replace(LEARNED, lengthscale=jnp.asarray([0.3, 1e6], jnp.float32))
     )
-    alone = surrogate.know(
+    alone = knowledge.know(
         *story._replace(encodings=story.encodings * [1.0, 0.0])[:5],
         dataclasses.replace(LEARNED, lengthscale=0.3),
     )
@@ -358,6 +408,7 @@ def test_padding_changes_nothing(name: str) -> None:
         span=np.pad(story.span, (0, 2), constant_values=1e-3),
         peers=np.pad(story.peers, (0, 2)),
         legal=np.pad(story.legal, (0, 3)),
+        unlikeness=np.pad(story.unlikeness, (0, 2)),
     )
     before, after = told(story, CONFIGS[name]), told(wider, CONFIGS[name])
     np.testing.assert_allclose(after.features[:, :CANDIDATES], before.features, atol=1e-3)
@@ -386,7 +437,7 @@ def test_known_tasks_that_may_not_be_used_are_never_looked_at(name: str, seed: i
 def test_without_peers_the_prior_is_flat(name: str) -> None:
     """A learned prior with nothing to learn from is a cold start, in whatever units the task comes."""
     story = random_story(7)._replace(peers=np.zeros(KNOWN, bool))
-    assert not np.asarray(surrogate.know(*story[:5], CONFIGS[name]).mean).any()
+    assert not np.asarray(knowledge.know(*story[:5], CONFIGS[name], story.unlikeness).mean).any()
     changed = story._replace(objectives=100.0 * story.objectives + 40.0)
     found = told(story, CONFIGS[name])
     np.testing.assert_allclose(told(changed, CONFIGS[name]).features, found.features, atol=0.02)

@@ -16,13 +16,14 @@ tasks is what a policy knows at test time: the training and validation tasks of 
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import import_module
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax.baselines.baseline import Baseline
+from hyprl_jax.baselines.baseline import PLAIN, Baseline
 from hyprl_jax.baselines.cold import cold_memory, cold_player
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Task
@@ -62,12 +63,13 @@ def _start(view: View, key: jax.Array) -> jax.Array:
 
 def _simple(name: str, learned: SurrogateConfig) -> Baseline:
     """The baselines of this module."""
+    plain = dataclasses.replace(learned, similarity=PLAIN.similarity, freedom=PLAIN.freedom)
     table = {
-        "random": Baseline(score_player(_random), _nothing, True, learned),
-        "mean_list": Baseline(score_player(_mean_list), _nothing, False, learned),
-        "portfolio": Baseline(score_player(_portfolio), _nothing, False, learned),
-        "gp_ei": Baseline(cold_player, cold_memory, True, learned),
-        "prior_ei": Baseline(score_player(_prior_ei), _nothing, False, learned),
+        "random": Baseline(score_player(_random), _nothing, True, plain),
+        "mean_list": Baseline(score_player(_mean_list), _nothing, False, plain),
+        "portfolio": Baseline(score_player(_portfolio), _nothing, False, plain),
+        "gp_ei": Baseline(cold_player, cold_memory, True, plain),
+        "prior_ei": Baseline(score_player(_prior_ei), _nothing, False, plain),
         "start": Baseline(score_player(_start), _nothing, False, learned),
     }
     return table[name]

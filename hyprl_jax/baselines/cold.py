@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import explore, surrogate
+from hyprl_jax import explore, knowledge, surrogate
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Task
 from hyprl_jax.rollout import Background, Choice, View
@@ -93,6 +93,6 @@ def _evidence(state: surrogate.SurrogateState, log_determinant: jax.Array) -> ja
     return -0.5 * (misfit + log_determinant)
 
 
-def _unknowing(encodings: jax.Array, config: SurrogateConfig) -> surrogate.Knowledge:
+def _unknowing(encodings: jax.Array, config: SurrogateConfig) -> knowledge.Knowledge:
     nothing = jnp.zeros((1, encodings.shape[0]), jnp.float32)
-    return surrogate.know(nothing, encodings, jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), config)
+    return knowledge.know(nothing, encodings, jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), config)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyprl_jax import augment, devices, env, learner, players, rollout, surrogate
+from hyprl_jax import augment, devices, env, knowledge, learner, players, rollout, surrogate
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.bench.problem import Problem
@@ -32,7 +32,7 @@ class Episode(NamedTuple):
     """What one episode carries from trial to trial, and what it is about."""
 
     task: Task
-    known: surrogate.Knowledge
+    known: knowledge.Knowledge
     memory: Any
     state: EnvState
     beliefs: surrogate.SurrogateState

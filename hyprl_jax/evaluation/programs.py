@@ -21,8 +21,8 @@ from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.baselines import make_baseline
 from hyprl_jax.config import EnvConfig, NetworkConfig, SurrogateConfig
 from hyprl_jax.env import Task
+from hyprl_jax.knowledge import Numbers
 from hyprl_jax.networks import FlaxNetwork, Params
-from hyprl_jax.surrogate import Numbers
 
 _TASKS_AT_ONCE = 16  # test tasks are padded to a multiple of it, fewer to a power of two
 

@@ -22,13 +22,13 @@ import jax
 import jax.numpy as jnp
 
 from hyprl_jax.bank import Fold, SurfaceBank
-from hyprl_jax.baselines.baseline import Baseline
+from hyprl_jax.baselines.baseline import PLAIN, Baseline
 from hyprl_jax.baselines.learned import initial, meta, perceptron, players
 from hyprl_jax.baselines.learned.meta import Batch, KnownTasks, Ranges
 from hyprl_jax.baselines.learned.perceptron import Layers
 from hyprl_jax.baselines.learned.players import ProcessMemory
 from hyprl_jax.baselines.learned.process import Hypotheses, Prior
-from hyprl_jax.config import EnvConfig, SurrogateConfig
+from hyprl_jax.config import EnvConfig
 from hyprl_jax.env import Task
 from hyprl_jax.rollout import Background
 
@@ -176,7 +176,7 @@ ABLR = Baseline(
     players.process_player(linear_row, players.expected_improvement),
     memory,
     stochastic=False,
-    beliefs=SurrogateConfig(),
+    beliefs=PLAIN,
     prepare=prepare,
 )
 """The baseline `ablr`."""

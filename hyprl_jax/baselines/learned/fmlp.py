@@ -26,11 +26,11 @@ import optax
 
 from hyprl_jax import explore, surrogate
 from hyprl_jax.bank import Fold, SurfaceBank
-from hyprl_jax.baselines.baseline import Baseline
+from hyprl_jax.baselines.baseline import PLAIN, Baseline
 from hyprl_jax.baselines.learned import meta, perceptron, process
 from hyprl_jax.baselines.learned.meta import KnownTasks, Ranges
 from hyprl_jax.baselines.learned.perceptron import Layers
-from hyprl_jax.config import EnvConfig, SurrogateConfig
+from hyprl_jax.config import EnvConfig
 from hyprl_jax.env import Task
 from hyprl_jax.rollout import Background, Choice, View
 
@@ -296,5 +296,5 @@ def act(memory: Memory, view: View, key: jax.Array) -> tuple[Memory, Choice]:
     return memory._replace(deviations=deviations), Choice(action, None)
 
 
-FMLP = Baseline(act, memory, stochastic=False, beliefs=SurrogateConfig(), prepare=prepare)
+FMLP = Baseline(act, memory, stochastic=False, beliefs=PLAIN, prepare=prepare)
 """The baseline `fmlp`."""
