@@ -5,13 +5,13 @@ Two sources are kept side by side, for one episode over N candidates with K know
 
 *A Gaussian process* with prior mean `m = sum_k w_k P_k` (`hyprl_jax.knowledge` weighs the known tasks) and
 covariance `s sum_k w_k (P_k - m)(P_k - m)' + e k(x, x')`: how the known tasks vary together, plus a
-stationary kernel over encodings. Its posterior over the finite candidate set is updated incrementally (one row of the pivoted Cholesky factor a trial; Rasmussen and
-Williams 2006, A.4), so that a step costs O(T N) and nothing is ever factorised again. The objective of the
-task being played comes in raw units
-`y = (z - b) / a`; because the update is linear, the projections of `y`, of the constant and of the prior
-mean are kept apart and the scale `a` and shift `b` are estimated anew after each trial: `b` in closed form,
-`a` over a grid, both under priors from the known tasks' ranges. How far the task lies from what was known is
-integrated out too, which makes a Student-t process of it: deviations grow with surprise and shrink without.
+stationary kernel over encodings. Its posterior over the finite candidate set is updated incrementally (one
+row of the pivoted Cholesky factor a trial; Rasmussen and Williams 2006, A.4), so that a step costs O(T N) and
+nothing is ever factorised again. The objective of the task being played comes in raw units `y = (z - b) / a`;
+because the update is linear, the projections of `y`, of the constant and of the prior mean are kept apart and
+the scale `a` and shift `b` are estimated anew after each trial: `b` in closed form, `a` over a grid, both
+under priors from the known tasks' ranges. How far the task lies from what was known is integrated out too,
+which makes a Student-t process of it: deviations grow with surprise and shrink without.
 
 *Retrieval*: known tasks weighted by how well they rank the tested pairs (in the spirit of two-stage transfer
 surrogates, Wistuba, Schilling and Schmidt-Thieme 2016), the weighted mean surface, and the improvement
@@ -172,9 +172,9 @@ def scale(
     Posterior means under the marginal likelihood of the Gaussian process: with whitened objective u_y,
     constant u_1 and prior mean u_m the log-likelihood is `T log a - |a u_y + b u_1 - u_m|^2 / 2`, and `b ~
     N(-a l, (a s)^2)` integrates out, where l and s are mean and standard deviation of the known tasks' worst
-    values; `log a` has a normal prior over a grid, from the known tasks' ranges. With `config.freedom` v above
-    0 the process has a factor of its own on all its covariances, inverse gamma, that integrates out: misfit
-    m counts as `(v + T) log(1 + m / v)`, and variances are `(v + m) / (v + T)` times those of the
+    values; `log a` has a normal prior over a grid, from the known tasks' ranges. With `config.freedom` v
+    above 0 the process has a factor of its own on all its covariances, inverse gamma, that integrates out:
+    misfit m counts as `(v + T) log(1 + m / v)`, and variances are `(v + m) / (v + T)` times those of the
     Gaussian process (Shah, Wilson and Ghahramani 2014, eq. 6).
     """
     weights = known.weights

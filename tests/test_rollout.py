@@ -187,7 +187,8 @@ def test_numbers_of_a_collection_replace_those_of_the_configuration() -> None:
         )
         alone = known._replace(encodings=two.encodings[place : place + 1])
         expected = played(shaken(), many, some_keys(), 0.3, known=alone, beliefs=told)
-        found = played(shaken(), mine, some_keys(), 0.3, known=two)
+        there = two._replace(collection=jnp.full_like(known.collection, place))
+        found = played(shaken(), mine, some_keys(), 0.3, known=there)
         assert np.array_equal(found.action, expected.action)
         chex.assert_trees_all_close(found, expected, atol=1e-4, rtol=1e-4)
     here, there = (
