@@ -93,18 +93,31 @@ def test_numbers_are_those_of_the_fold_without_the_padding(run: Path, exported: 
         beliefs, width = policy.numbers[name], len(Space.from_dict(policy.spaces[name]).feature_names)
         assert isinstance(beliefs.lengthscale, tuple) and len(beliefs.lengthscale) == width
         np.testing.assert_allclose(beliefs.lengthscale, trained.numbers.lengthscale[1, 0, row, :width])
-        for field in ("encoding_variance", "learned_variance", "noise", "gain_weight"):
+        for field in ("encoding_variance", "learned_variance", "noise", "gain_weight", "similarity_width"):
             assert getattr(beliefs, field) == getattr(trained.numbers, field)[1, 0, row]
+        assert beliefs.similarity_floor == min(trained.numbers.similarity_floor[1, 0, row], 1.0)
+        assert beliefs.freedom == trained.config.surrogate.freedom
 
 
 def test_an_unknown_space_is_given_geometric_means() -> None:
-    one = Beliefs("learned", 0.1, 1.0, (1.0, 4.0), 0.01, 8.0, 32.0, 0.5)
-    other = Beliefs("learned", 0.4, 4.0, (8.0,), 0.0001, 8.0, 32.0, 0.0)
+    one = Beliefs("learned", 0.1, 1.0, (1.0, 4.0), 0.01, 8.0, 32.0, 0.5, 4.0, 0.1, 0.2)
+    other = Beliefs("learned", 0.4, 4.0, (8.0,), 0.0001, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8)
     found = assumed([one, other])
     np.testing.assert_allclose(found[1:5], [0.2, 2.0, 4.0, 0.001])
     assert found.gain_weight == 0.25, "a geometric mean with 0 would say 0 of the other as well"
     assert (found.prior, found.sharpness_low, found.sharpness_high) == ("learned", 8.0, 32.0)
-    np.testing.assert_allclose(assumed([other])[1:], [0.4, 4.0, 8.0, 0.0001, 8.0, 32.0, 0.0])
+    np.testing.assert_allclose(found[8:], [4.0, 0.2, 0.4])
+    np.testing.assert_allclose(assumed([other])[1:], [0.4, 4.0, 8.0, 0.0001, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8])
+
+
+def test_likeness_that_took_no_part_in_training_takes_none_afterwards(
+    paths: dict[str, str], tmp_path: Path
+) -> None:
+    given = SurrogateConfig(similarity=False, freedom=0.0)
+    export_policy(untrained_run(tmp_path / "run", paths["grid"], surrogate=given), tmp_path / "policy")
+    policy = load_policy(tmp_path / "policy")
+    for beliefs in (policy.beliefs, policy.numbers["grid"]):
+        assert (beliefs.freedom, beliefs.similarity_floor) == (0.0, 1.0)
 
 
 def test_a_policy_for_cold_starts_carries_no_known_tasks(paths: dict[str, str], tmp_path: Path) -> None:
@@ -130,6 +143,12 @@ def test_known_tasks_go_along_and_test_tasks_do_not(paths: dict[str, str], expor
         np.testing.assert_allclose(carried[name].objective, wanted, rtol=1e-6)
         space = Space.from_configspace(collection.space)
         np.testing.assert_array_equal(space.features(carried[name].codes), tables.encodings)
+        found = carried[name].metafeatures
+        if tables.metafeatures.size:
+            np.testing.assert_array_equal(found, tables.metafeatures[known].astype(np.float32))
+            assert load_policy(exported).metafeatures[name].names == tables.metafeature_names
+        else:
+            assert found is None
         tested = sign * tables.objective[[tables.tasks.index(task) for task in split.test]]
         for surface in tested:
             assert not any(np.allclose(surface, one, equal_nan=True) for one in carried[name].objective)
@@ -180,6 +199,16 @@ def test_metafeatures_can_be_scaled_by_the_description(run: Path, facts: dict[st
         found = np.zeros(3)
         found[scale["offset"] : scale["offset"] + len(values)] = scaled
         np.testing.assert_allclose(found, wanted[row], atol=1e-5)
+
+
+def test_metafeatures_are_named_where_something_reads_them(paths: dict[str, str], tmp_path: Path) -> None:
+    run = untrained_run(tmp_path / "run", paths["grid"], paths["ragged"])
+    export_policy(run, tmp_path / "whole")
+    found = load_policy(tmp_path / "whole").metafeatures
+    assert set(found) == {"grid"} and found["grid"].names == ("m0", "m1") and found["grid"].offset is None
+    export_policy(run, tmp_path / "bare", prior=False)
+    assert json.loads((tmp_path / "bare" / "policy.json").read_text())["metafeatures"] is None
+    assert load_policy(tmp_path / "bare").metafeatures == {}
 
 
 def test_the_card_tells_what_a_user_must_know(exported: Path, facts: dict[str, Any]) -> None:

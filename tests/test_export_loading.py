@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,7 +63,8 @@ def refusal(folder: Path) -> str:
 
 def plays(policy: Policy, space: Space) -> None:
     """Suggests legal configurations, all different."""
-    tuner = Tuner(space, policy=policy, trials=4, candidates=table())
+    told = {name: 1.0 for each in policy.metafeatures.values() for name in each.names[:2]}
+    tuner = Tuner(space, policy=policy, trials=4, candidates=table(), metafeatures=told)
     seen = []
     for number in range(4):
         config = tuner.ask()
@@ -268,6 +270,14 @@ def test_files_that_are_too_large_are_not_read(whole: Path, folder: Path, name: 
         ("grid/objective", _changed(_with_one(np.inf))),
         ("grid/objective", _changed(lambda array: array.astype(np.int64))),
         ("grid/codes", _changed(lambda array: array.astype(np.complex64))),
+        ("grid/metafeatures", _changed(lambda array: array[:-1])),
+        ("grid/metafeatures", _changed(lambda array: array[:, :-1])),
+        ("grid/metafeatures", _changed(lambda array: np.concatenate([array, array], axis=1))),
+        ("grid/metafeatures", _changed(lambda array: array[:, 0])),
+        ("grid/metafeatures", _changed(lambda array: array[None])),
+        ("grid/metafeatures", _changed(_with_one(np.inf))),
+        ("grid/metafeatures", _changed(lambda array: array.astype(np.float64) * 1e200)),
+        ("grid/metafeatures", _changed(lambda array: np.nan_to_num(array).astype(np.int32))),
     ],
 )
 def test_known_tasks_that_do_not_fit_are_refused(
@@ -275,6 +285,60 @@ def test_known_tasks_that_do_not_fit_are_refused(
 ) -> None:
     arrays = load((whole / "prior.safetensors").read_bytes())
     assert "grid" in refusal(damaged(whole, folder, "prior.safetensors", save(change(arrays, name))))
+
+
+@given(data=st.data())
+def test_metafeatures_of_known_tasks_are_refused_or_harmless(
+    whole: Path, folder: Path, data: st.DataObject
+) -> None:
+    arrays = load((whole / "prior.safetensors").read_bytes())
+    tasks, width = arrays["grid/metafeatures"].shape
+    shapes = [(tasks, width)] * 3 + [(tasks, 0), (width, tasks), (tasks + 1, width)]
+    shape = data.draw(st.sampled_from(shapes))
+    kind = data.draw(st.sampled_from([np.float16, np.float32, np.float64]))
+    value = st.floats(-1e3, 1e3) | st.sampled_from([1e38, -1e38, 1e300, math.inf, math.nan])
+    few = data.draw(st.lists(value, min_size=1, max_size=6))
+    order = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, len(few), shape)
+    with np.errstate(over="ignore"):
+        found = np.asarray(few)[order].astype(kind)
+    arrays["grid/metafeatures"] = found
+    damaged(whole, folder, "prior.safetensors", save(arrays))
+    sound = shape == (tasks, width) and not (np.abs(found.astype(np.float64)) > 1e38).any()
+    if not sound and shape != (tasks, 0):
+        assert "grid" in refusal(folder)
+        return
+    policy = load_policy(folder)
+    assert (policy.prior["grid"].metafeatures is None) == (shape == (tasks, 0))
+    plays(policy, Space.from_dict(policy.spaces["grid"]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("names", ["m0", "m1", "gaps", "ties"]),
+        ("names", ["m0", "m1", "gaps", "ties", "ties"]),
+        ("names", ["m0", "m1", "gaps", "ties", "two\nlines"]),
+        ("names", ["m0", "m1", "gaps", "ties", "x" * 201]),
+        ("names", "m0"),
+        ("mean", [0.0] * 4),
+        ("mean", [0.0] * 4 + [float("nan")]),
+        ("mean", [0.0] * 4 + [True]),
+        ("deviation", [1.0] * 4 + [0.0]),
+        ("deviation", [1.0] * 4 + [10**400]),
+        ("deviation", None),
+        ("offset", 1),
+        ("offset", -1),
+        ("offset", 0.5),
+    ],
+)
+def test_malformed_descriptions_of_metafeatures_are_refused(
+    whole: Path, folder: Path, field: str, value: Any
+) -> None:
+    facts = json.loads((whole / "policy.json").read_text())
+    facts["metafeatures"]["collections"]["grid"][field] = value
+    assert "grid" in refusal(damaged(whole, folder, "policy.json", written(facts)))
+    for junk in (1, [], {}, {"collections": []}, {"collections": {"grid": []}}, {"collections": {}}, None):
+        refusal(damaged(whole, folder, "policy.json", written({**facts, "metafeatures": junk})))
 
 
 def test_what_is_not_there_is_named(whole: Path, folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import onnxruntime
 import pytest
-from exported_policies import Device, Played, untrained_run
+from exported_policies import Device, Played, collection_with_gaps, metafeatures_of, untrained_run
 from jax import export as jax_export
 from tiny_runs import NAMES, tiny_config, write_collections
 
@@ -24,22 +24,29 @@ from hyprl_jax.surfaces import read_collection
 
 TRIALS = 6
 ARCHITECTURES = {
-    "usual": NetworkConfig(context=6, hidden=5),
-    "lstm, two layers, metafeatures": NetworkConfig("lstm", 6, 5, 2, "both", 4, True),
-    "no memory, bare": NetworkConfig(
-        "none", 5, 4, 1, "encodings", 8, False, residual=False, dueling=False, layer_norm=False
-    ),
-    "gru, metafeatures, Q-values from nothing": NetworkConfig(
-        "gru", 4, 6, 2, "both", 0, True, residual=False, dueling=True, layer_norm=True
-    ),
-    "lstm, bare": NetworkConfig(
-        "lstm", 4, 4, 1, "surrogate", 3, residual=False, dueling=False, layer_norm=False
-    ),
-    "no memory, metafeatures, all listed": NetworkConfig(
-        "none", 6, 5, 2, "surrogate", 0, True, residual_limit=0.5, layer_norm=False
-    ),
-    "no hidden layer": NetworkConfig("gru", 4, 3, 0, "surrogate", 8, dueling=False),
-}
+    "usual": {"context": 6, "hidden": 5},
+    "lstm, two layers, metafeatures": {
+        "cell": "lstm", "context": 6, "hidden": 5, "layers": 2, "candidates": "both", "shortlist": 4,
+        "metafeatures": True,
+    },
+    "no memory, bare": {
+        "cell": "none", "context": 5, "hidden": 4, "candidates": "encodings", "residual": False,
+        "dueling": False, "layer_norm": False,
+    },
+    "gru, metafeatures, Q-values from nothing": {
+        "context": 4, "hidden": 6, "layers": 2, "candidates": "both", "shortlist": 0, "metafeatures": True,
+        "residual": False,
+    },
+    "lstm, bare": {
+        "cell": "lstm", "context": 4, "hidden": 4, "shortlist": 3, "residual": False, "dueling": False,
+        "layer_norm": False,
+    },
+    "no memory, metafeatures, all listed": {
+        "cell": "none", "context": 6, "hidden": 5, "layers": 2, "shortlist": 0, "metafeatures": True,
+        "residual_limit": 0.5, "layer_norm": False,
+    },
+    "no hidden layer": {"context": 4, "hidden": 3, "layers": 0, "dueling": False},
+}  # fmt: skip
 
 
 class Step:
@@ -105,9 +112,8 @@ def made(
 ) -> tuple[Path, Device, Played]:
     """An exported ensemble of two, the same on the device, and its episodes there."""
     folder = tmp_path_factory.mktemp("architecture")
-    run = untrained_run(
-        folder / "run", paths["grid"], paths["conditional"], network=request.param, trials=TRIALS
-    )
+    network = NetworkConfig(**request.param)
+    run = untrained_run(folder / "run", paths["grid"], paths["conditional"], network=network, trials=TRIALS)
     export_policy(run, folder / "policy")
     device = Device(run)
     return folder / "policy", device, device.play()
@@ -133,6 +139,33 @@ def test_every_form_gives_the_values_of_the_flax_network(
 
 def test_whole_episodes_in_numpy_choose_what_the_device_chooses(made: tuple[Path, Device, Played]) -> None:
     episodes_agree(*made, 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("prior", "similarity", "freedom"),
+    [
+        ("learned", True, 0.0),
+        ("learned", True, 0.5),
+        ("learned", True, 4.0),
+        ("learned", False, 0.0),
+        ("learned", False, 4.0),
+        ("mean", True, 4.0),
+    ],
+)
+def test_likeness_and_surprise_count_in_numpy_as_on_the_device(
+    tmp_path: Path, prior: str, similarity: bool, freedom: float
+) -> None:
+    beliefs = SurrogateConfig(
+        prior=prior, freedom=freedom, similarity=similarity, similarity_width=0.1, similarity_floor=0.1
+    )
+    path, network = collection_with_gaps(tmp_path), NetworkConfig(context=6, hidden=5, shortlist=0)
+    run = untrained_run(tmp_path / "run", path, network=network, trials=TRIALS, surrogate=beliefs)
+    export_policy(run, tmp_path / "policy")
+    device = Device(run)
+    episodes_agree(tmp_path / "policy", device, device.play(), 2e-5)
+    weights = device.episode(tmp_path / "policy", 4, np.zeros(5)).posterior._weights
+    assert (weights.max() > 1.5 * weights.min()) == similarity
+    assert load_policy(tmp_path / "policy").numbers["grid"].freedom == freedom
 
 
 def test_cold_episodes_in_numpy_choose_what_the_device_chooses(paths: dict[str, str], tmp_path: Path) -> None:
@@ -189,7 +222,9 @@ def test_batches_and_candidates_may_be_any_number(
         jax.tree.map(close, found, wanted)
 
 
-@pytest.fixture(scope="module", params=["made up", pytest.param("trained", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=["made up", "reads metafeatures", pytest.param("trained", marks=pytest.mark.slow)]
+)
 def played_run(
     request: pytest.FixtureRequest, paths: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Device, Played]:
@@ -199,7 +234,8 @@ def played_run(
         learner = {"updates": 2, "learning_rate": 0.05}
         training.train(tiny_config(*paths.values(), folds=(1,), learner=learner), out, silent=True)
     else:
-        untrained_run(out, *paths.values(), folds=(1,))
+        reads = NetworkConfig(context=8, hidden=8, metafeatures=request.param == "reads metafeatures")
+        untrained_run(out, *paths.values(), folds=(1,), network=reads)
     device = Device(out)
     return out, device, device.play()
 
@@ -219,6 +255,7 @@ def test_a_tuner_plays_the_test_tasks_as_the_device_does(
     ]
     known = set(np.asarray(device.fold.known[device.fold.usable]).tolist())
     tested = [r for r, (table, _) in enumerate(names.tasks) if table == name and r not in known]
+    table = next(table for table in names.tables if table.collection == name)
     assert tested
     for row in tested:
         offered = np.flatnonzero(np.asarray(device.data.bank.legal[row]))
@@ -228,6 +265,7 @@ def test_a_tuner_plays_the_test_tasks_as_the_device_does(
             direction="maximize",
             trials=device.config.env.trials,
             policy=tmp_path / "policy",
+            metafeatures=metafeatures_of(table, names.tasks[row][1]),
         )
         for action, objective in zip(played.action[row], played.objective[row], strict=True):
             config = tuner.ask()

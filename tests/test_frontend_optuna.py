@@ -26,6 +26,7 @@ from optuna.trial import TrialState  # noqa: E402
 
 from hyprl_jax.frontends import HypRLSampler  # noqa: E402
 from hyprl_jax.frontends.optuna_history import result_of  # noqa: E402
+from hyprl_jax.runtime import EarlierTask  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -402,6 +403,21 @@ def test_earlier_studies_give_a_good_start() -> None:
     assert listed.best_value < 1.0
 
 
+def test_earlier_studies_on_similar_datasets_count_more() -> None:
+    def job(best: float, rows: float) -> EarlierTask:
+        study = optuna.create_study(sampler=optuna.samplers.GridSampler({"x": np.linspace(0, 1, 21)}))
+        study.optimize(lambda trial: abs(trial.suggest_float("x", 0.0, 1.0) - best), 21)
+        return EarlierTask(study, {"rows": rows})
+
+    jobs = [job(best, rows) for best, rows in ((0.1, 1e2), (0.15, 2e2), (0.9, 1e5), (0.95, 2e5))]
+    elsewhere = EarlierTask([({"z": 1}, 1.0)], {"columns": 3.0})
+    for rows, best in ((1.2e2, 0.1), (1.2e5, 0.9)):
+        about = {"rows": rows, "columns": 2.0}
+        sampler = HypRLSampler(seed=0, earlier=[*jobs, elsewhere], metafeatures=about)
+        trial = optuna.create_study(sampler=sampler).ask()
+        assert abs(trial.suggest_float("x", 0.0, 1.0) - best) < 0.2
+
+
 def test_earlier_results_outside_of_the_space_are_left_out() -> None:
     jobs = [[({"x": 900.0, "y": 0.1}, 0.0), ({"other": 1}, 2.0)], [({"x": 1.0, "y": 0.1, "more": 3}, 1.0)]]
     study = run(quadratic, 5, earlier=jobs)
@@ -430,6 +446,9 @@ def test_earlier_studies_of_the_other_direction_are_refused() -> None:
         ({"earlier": [[({"x": 1}, "good")]]}, r"earlier\[0\] holds the value 'good', which is no number"),
         ({"earlier": [[1.0]]}, r"earlier\[0\] holds 1.0: give pairs"),
         ({"earlier": "study"}, "earlier is one job: give a list"),
+        ({"earlier": [EarlierTask([({"x": 1}, 1.0)], {"a": "b"})]}, r"of earlier\[0\]: 'a' is 'b'"),
+        ({"earlier": [EarlierTask([({"x": 1}, 1.0)], {"a": 1})], "metafeatures": {"b": 1}}, "unknown: use a"),
+        ({"metafeatures": {"b": 1}}, "knows no metafeatures"),
         ({"policy": "no/such/folder"}, "no/such/folder"),
     ],
 )

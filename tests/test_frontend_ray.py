@@ -28,7 +28,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher  # noqa: E402
 from hyprl_jax.errors import InputError  # noqa: E402
 from hyprl_jax.frontends import HypRLSearch  # noqa: E402
 from hyprl_jax.frontends.ray_space import RaySpace, has_domains  # noqa: E402
-from hyprl_jax.runtime import Categorical, Float, Integer, Space, when  # noqa: E402
+from hyprl_jax.runtime import Categorical, EarlierTask, Float, Integer, Space, when  # noqa: E402
 
 SPACE = {
     "lr": tune.loguniform(1e-4, 1e-1),
@@ -335,6 +335,24 @@ def test_results_from_elsewhere_and_earlier_tasks() -> None:
     play(search, 2)
     with pytest.raises(InputError, match="not in the search space"):
         search.add_evaluated_point({**point, "more": 1}, 1.0)
+
+
+def test_earlier_tasks_on_similar_datasets_count_more(tmp_path: Path) -> None:
+    tasks = [
+        EarlierTask([({"x": x / 20}, abs(x / 20 - best)) for x in range(21)], {"rows": rows})
+        for best, rows in ((0.1, 1e2), (0.15, 2e2), (0.9, 1e5), (0.95, 2e5))
+    ]
+    space = {"x": tune.uniform(0.0, 1.0)}
+    for rows, best in ((1.2e2, 0.1), (1.2e5, 0.9)):
+        about = {"rows": rows}
+        search = HypRLSearch(space, metric="loss", mode="min", earlier=tasks, metafeatures=about)
+        assert abs(search.suggest("1")["x"] - best) < 0.2
+        search.save(str(tmp_path / "state.json"))
+        other = HypRLSearch(space, metric="loss", mode="min")
+        other.restore(str(tmp_path / "state.json"))
+        assert other.suggest("2") == search.suggest("2")
+    with pytest.raises(InputError, match="'row' is unknown: use rows"):
+        HypRLSearch(space, metric="loss", mode="min", earlier=tasks, metafeatures={"row": 1.0}).suggest("1")
 
 
 def test_conditions_of_a_space_of_ours_and_of_configspace() -> None:

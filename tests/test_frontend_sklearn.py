@@ -32,7 +32,7 @@ from sklearn.tree import DecisionTreeClassifier
 import hyprl_jax
 from hyprl_jax.errors import InputError
 from hyprl_jax.frontends import HypRLSearchCV
-from hyprl_jax.runtime import Categorical, Float, Space, Tuner, default_policy, when
+from hyprl_jax.runtime import Categorical, EarlierTask, Float, Space, Tuner, default_policy, when
 
 X, Y = (part[::3] for part in load_iris(return_X_y=True))
 TREE = {"max_depth": randint(1, 6), "min_samples_leaf": randint(1, 10), "criterion": ["gini", "entropy"]}
@@ -441,6 +441,20 @@ def test_earlier_searches_are_used() -> None:
     assert by_table.tuner_state_["earlier"] == first_results(first)
     with pytest.raises(InputError, match="not the search: cloning would empty it"):
         bowl_search(earlier=[first]).fit(ROWS)
+
+
+def test_earlier_searches_on_similar_datasets_count_more() -> None:
+    tasks = [
+        EarlierTask([({"x": x / 20, "y": 0.5}, -abs(x / 20 - best)) for x in range(21)], {"rows": rows})
+        for best, rows in ((0.1, 1e2), (0.15, 2e2), (0.9, 1e5), (0.95, 2e5))
+    ]
+    for rows, best in ((1.2e2, 0.1), (1.2e5, 0.9)):
+        search = bowl_search(n_iter=2, earlier=tasks, metafeatures={"rows": rows})
+        found = clone(search).fit(ROWS)
+        assert abs(found.cv_results_["params"][0]["x"] - best) < 0.2
+        assert Tuner.from_state(found.tuner_state_).metafeatures == {"rows": rows}
+    with pytest.raises(InputError, match="'row' is unknown: use rows"):
+        search.set_params(metafeatures={"row": 1.0}).fit(ROWS)
 
 
 def first_results(search: HypRLSearchCV) -> list[Any]:

@@ -21,7 +21,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from hyprl_jax.errors import InputError
 from hyprl_jax.frontends.sklearn_dimensions import dimension
 from hyprl_jax.frontends.sklearn_space import SearchSpace
-from hyprl_jax.runtime import Categorical, Constant, Float, Integer, Ordinal, Space, when
+from hyprl_jax.runtime import Categorical, Constant, EarlierTask, Float, Integer, Ordinal, Space, when
 from hyprl_jax.runtime.candidates import quasi_random
 
 
@@ -283,8 +283,10 @@ def test_earlier_results() -> None:
     params = [{"C": 1.0, "kernel": "rbf"}, {"C": 5.0, "kernel": None}, {"C": 9.0, "kernel": None}]
     table = {"params": params, "mean_test_score": np.array([0.5, 0.25, np.nan])}
     expected = [({"C": 1.0, "kernel": "rbf"}, 0.5), ({"C": 5.0, "kernel": "None"}, 0.25)]
-    assert space.earlier([table], "score") == [expected]
-    assert space.earlier([[(params[0], 0.5), (params[1], 0.25)]], "score") == [expected]
+    pairs, about = [(params[0], 0.5), (params[1], 0.25)], {"rows": 3.0}
+    assert space.earlier([table], "score") == [EarlierTask(expected)]
+    assert space.earlier([pairs], "score") == [EarlierTask(expected)]
+    assert space.earlier([EarlierTask(table, about)], "score") == [EarlierTask(expected, about)]
     for task, fault in (
         ([({"C": 1e3, "kernel": "rbf"}, 1.0)], "earlier task 0 .*1000.* is not in the search space"),
         ([({"C": 1.0, "kernel": "poly"}, 1.0)], "poly is not in its list"),

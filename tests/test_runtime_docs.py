@@ -15,6 +15,7 @@ import hyprl_jax
 from hyprl_jax.runtime import Integer, Space, Tuner
 from hyprl_jax.runtime.candidates import enumerate_all
 from hyprl_jax.runtime.lengthscales import PROCESSES
+from hyprl_jax.runtime.likeness import LEAST_FLOOR
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "runtime.md"
 
@@ -72,6 +73,14 @@ def earlier(tuner: Tuner, names: dict[str, Any]) -> None:
     assert len(tuner.results) == 10 and float(tuner.results[0].value or 0.0) <= values[len(values) // 4]
 
 
+def similar(tuner: Tuner, names: dict[str, Any]) -> None:
+    """The first suggestion is one for small datasets, which without metafeatures it is not."""
+    error, space = names["error"], names["space"]
+    first, best = tuner.results[0].config, min(error(config, 80) for config in names["penalties"])
+    unaware = Tuner(space, earlier=names["earlier"], trials=8).ask()
+    assert error(first, 80) < min(1.5 * best, error(unaware, 80)) and len(tuner.results) == 8
+
+
 def saved(tuner: Tuner, names: dict[str, Any]) -> None:
     assert names["resumed"].pending == tuner.pending and len(tuner.results) == 8
 
@@ -87,6 +96,7 @@ CHECKS: dict[str, Callable[[Tuner, dict[str, Any]], None]] = {
     "Results": results,
     "Several at a time": several,
     "Earlier tasks": earlier,
+    "Similar datasets": similar,
     "Save and load": saved,
     "A policy of one's own": own,
 }
@@ -120,6 +130,7 @@ def test_the_page_tells_the_numbers_of_the_code() -> None:
     assert f"{PROCESSES} Gaussian processes" in words
     assert f"({inspect.signature(Tuner).parameters['pool'].default}) |" in words
     assert "at most 1024 configurations" in words
+    assert f"(at least {LEAST_FLOOR})" in words
     everything = enumerate_all(Space([Integer("n", 1, 1024)]))
     assert everything is not None and len(everything) == 1024
     assert enumerate_all(Space([Integer("n", 1, 1025)])) is None

@@ -72,6 +72,8 @@ class SuggestOptions:
     """Keeps the search here after every change, and goes on with it if it is there."""
     earlier: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Results of earlier tasks in the same space: as --history, with a column `task`."""
+    metafeatures: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Of the dataset that is tuned for: JSON, name to number. Tasks on similar ones count the more."""
     history: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """With --ask: results so far, CSV or JSON lines with one column a hyperparameter and `value`."""
     ask: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
@@ -277,7 +279,7 @@ def _answer_once(options: SuggestOptions) -> Outcome:
 
 
 def _make_tuner(options: SuggestOptions) -> Tuner:
-    from hyprl_jax.cli.suggest_files import read_candidates, read_space_file, read_tasks
+    from hyprl_jax.cli.suggest_files import read_candidates, read_metafeatures, read_space_file, read_tasks
     from hyprl_jax.runtime import Space, Tuner
 
     if options.space is None and options.candidates is None:
@@ -293,6 +295,7 @@ def _make_tuner(options: SuggestOptions) -> Tuner:
         trials=options.trials,
         policy=options.policy,
         earlier=() if options.earlier is None else read_tasks(options.earlier, space),
+        metafeatures=None if options.metafeatures is None else read_metafeatures(options.metafeatures),
         seed=options.seed,
     )
 
@@ -309,7 +312,7 @@ def _resumed(options: SuggestOptions, fresh: Tuner) -> Tuner:
     with blaming(path):
         state = states.read(path)
     mine = json.loads(json.dumps(fresh.state()))
-    for name in ("space", "candidates", "direction", "seed", "earlier"):
+    for name in ("space", "candidates", "direction", "seed", "earlier", "metafeatures"):
         if state[name] != mine[name]:
             raise InputError(f"{path}: the search began with another --{name}: use that, or another --state")
     with blaming(path):

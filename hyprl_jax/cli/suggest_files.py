@@ -21,6 +21,7 @@ from typing import Any
 from hyprl_jax.encoding import Parameter, choice_codes, choice_text
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime import Config, Space
+from hyprl_jax.runtime.metafeatures import checked
 
 _MOST_BYTES = 256 * 2**20
 _LONGEST_WAIT = 10.0  # seconds for another process to let go of the state
@@ -77,6 +78,11 @@ def read_tasks(path: Path, space: Space) -> list[list[tuple[Config, float]]]:
     if not tasks:
         raise InputError(f"{path}: no result in it")
     return list(tasks.values())
+
+
+def read_metafeatures(path: Path) -> dict[str, float]:
+    """The metafeatures in a JSON object, name to number (null: unknown); InputError for anything else."""
+    return checked(_parsed(_read(path), str(path)), str(path))
 
 
 @contextlib.contextmanager
@@ -232,7 +238,7 @@ def _csv_rows(path: Path, text: str) -> list[Row]:
     return found
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str | bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

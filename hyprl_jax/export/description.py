@@ -17,6 +17,7 @@ from hyprl_jax.export.onnx_graph import carry_names
 from hyprl_jax.export.selection import Known, Selection
 from hyprl_jax.runtime.belief import Beliefs
 from hyprl_jax.runtime.episode import CANDIDATE_FEATURES, CONTEXT_FEATURES
+from hyprl_jax.runtime.likeness import scales
 from hyprl_jax.runtime.policy import FORMAT, FORMAT_VERSION
 from hyprl_jax.versions import collect_versions
 
@@ -30,7 +31,6 @@ _ENCODING = (
     "'inputs.encodings' are padded with 0."
 )
 _SCALING = "clip((x - mean) / deviation, -3, 3), and 0 where x is unknown or belongs to another collection"
-_LEAST_VARIANCE = 1e-6
 
 __all__ = ["assumed", "describe"]
 
@@ -59,7 +59,7 @@ def describe(
         "encoding": _ENCODING,
         "features": {known.name: list(known.space.feature_names) for known in chosen.known},
         "initial_carry": _initial_carry(chosen),
-        "metafeatures": _metafeatures(chosen),
+        "metafeatures": _metafeatures(chosen, "prior.safetensors" in files),
         "training": _training(chosen),
         "versions": collect_versions(),
         "files": {file: dict(facts) for file, facts in files.items()},
@@ -74,7 +74,10 @@ def assumed(each: Sequence[Beliefs]) -> Beliefs:
         values = np.asarray([_geometric_mean(of(beliefs)) for beliefs in each])
         return _geometric_mean(values)
 
-    fitted = ("encoding_variance", "learned_variance", "lengthscale", "noise", "gain_weight")
+    fitted = (
+        "encoding_variance", "learned_variance", "lengthscale", "noise", "gain_weight", "similarity_width",
+        "similarity_floor",
+    )  # fmt: skip
     means: dict[str, Any] = {
         name: mean(lambda beliefs, name=name: getattr(beliefs, name))  # type: ignore[misc]
         for name in fitted
@@ -108,31 +111,24 @@ def _initial_carry(chosen: Selection) -> dict[str, Any]:
     return {"names": names, "shape": ["batch", len(chosen.seeds), chosen.architecture.context], "rule": rule}
 
 
-def _metafeatures(chosen: Selection) -> dict[str, Any] | None:
-    """Names, places, means and deviations of the metafeatures, None where the network reads none."""
-    if not chosen.metafeatures:
+def _metafeatures(chosen: Selection, carried: bool) -> dict[str, Any] | None:
+    """Names, places, means and deviations of the metafeatures; None where the network reads none and the
+    known tasks are not `carried` either."""
+    if not chosen.metafeatures and not carried:
         return None
     collections = {}
     for known in chosen.known:
-        mean, deviation = _scales(known)
+        values = known.metafeatures()
+        if values is None and not chosen.metafeatures:
+            continue
+        mean, deviation = scales(np.zeros((len(known.rows), 0)) if values is None else values)
         collections[known.name] = {
-            "offset": chosen.metafeature_offsets[known.name],
+            "offset": chosen.metafeature_offsets[known.name] if chosen.metafeatures else None,
             "names": list(known.tables.metafeature_names),
             "mean": mean.tolist(),
             "deviation": deviation.tolist(),
         }
-    return {"rule": _SCALING, "collections": collections}
-
-
-def _scales(known: Known) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each metafeature over the known tasks; see
-    `bank.standardised_metafeatures`."""
-    values = known.tables.metafeatures[known.rows].astype(np.float32).astype(np.float64)
-    present = np.isfinite(values)
-    count = np.maximum(present.sum(0), 1)
-    mean = np.where(present, values, 0.0).sum(0) / count
-    variance = (np.where(present, values - mean, 0.0) ** 2).sum(0) / count
-    return mean, np.sqrt(variance + _LEAST_VARIANCE)
+    return {"rule": _SCALING, "collections": collections} if collections else None
 
 
 def _training(chosen: Selection) -> dict[str, Any]:

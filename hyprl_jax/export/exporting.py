@@ -105,8 +105,9 @@ def _contents(chosen: Selection, name: str, licence: str | None, prior: bool) ->
     about = {"name": name, "licence": licence or "not stated", "described in": "policy.json"}
     arrays: dict[str, np.ndarray] = {}
     for known in chosen.known if prior and chosen.config.surrogate.prior in _INFORMED else ():
-        tasks = known.earlier_tasks()
-        arrays |= {f"{known.name}/{part}": np.ascontiguousarray(a) for part, a in tasks._asdict().items()}
+        tasks = known.earlier_tasks()._asdict().items()
+        there = {part: array for part, array in tasks if array is not None}
+        arrays |= {f"{known.name}/{part}": np.ascontiguousarray(array) for part, array in there.items()}
     contents = {"weights.safetensors": save(weights)}
     if arrays:
         contents["prior.safetensors"] = save(arrays)

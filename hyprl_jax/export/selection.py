@@ -20,6 +20,7 @@ from hyprl_jax.policies import TrainedPolicy, load_policy
 from hyprl_jax.program import Program
 from hyprl_jax.runs import RunFolder
 from hyprl_jax.runtime.belief import Beliefs
+from hyprl_jax.runtime.metafeatures import LARGEST
 from hyprl_jax.runtime.network import Architecture
 from hyprl_jax.runtime.prior import EarlierTasks
 from hyprl_jax.runtime.space import Space
@@ -48,7 +49,8 @@ class Known(NamedTuple):
 
     def earlier_tasks(self) -> EarlierTasks:
         """The known tasks as `prior.safetensors` holds them: codes `[n, P]` float64, and the objective
-        `[K, n]`, higher is better, NaN where missing: float32, or float64 where that would blur a task.
+        `[K, n]`, higher is better, NaN where missing: float32, or float64 where that would blur a task;
+        metafeatures `[K, M]` float32, NaN where unknown (None if the collection has none).
 
         Raises:
             InputError: the configurations are not those of the tables.
@@ -67,7 +69,14 @@ class Known(NamedTuple):
             narrow = objective.astype(np.float32)
         blur = np.nanmax(np.abs(narrow - objective), axis=1)
         sharp = bool((blur <= 1e-6 * span).all())
-        return EarlierTasks(codes, narrow if sharp else objective)
+        return EarlierTasks(codes, narrow if sharp else objective, self.metafeatures())
+
+    def metafeatures(self) -> np.ndarray | None:
+        """The metafeatures of the known tasks, `[K, M]` float32, NaN where unknown; None if there are
+        none."""
+        with np.errstate(over="ignore"):
+            values = self.tables.metafeatures[self.rows].astype(np.float32)
+        return np.where(np.abs(values) <= LARGEST, values, np.float32(np.nan)) if values.size else None
 
 
 class Selection(NamedTuple):
@@ -198,6 +207,7 @@ def _numbers(
     found = {}
     for row, table in enumerate(tables):
         width = len(table.feature_names)
+        floor = min(float(leaves["similarity_floor"][0, row]), 1.0) if given.similarity else 1.0
         scales = leaves["lengthscale"][0, row, :width].tolist()
         found[table.collection] = Beliefs(
             prior=given.prior,
@@ -208,6 +218,9 @@ def _numbers(
             sharpness_low=given.sharpness_low,
             sharpness_high=given.sharpness_high,
             gain_weight=float(leaves["gain_weight"][0, row]),
+            freedom=given.freedom,
+            similarity_width=float(leaves["similarity_width"][0, row]),
+            similarity_floor=floor,
         )
     return found
 

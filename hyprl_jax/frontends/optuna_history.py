@@ -13,13 +13,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.frontends.optuna_space import Seen
+from hyprl_jax.runtime import EarlierTask
+from hyprl_jax.runtime.metafeatures import checked
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _COMPARABLE = 0.5  # share of the range of results by which last reports may differ from them
 _COMPARABLE_ALONE = 0.1  # share of the only result
 
 
-class EarlierTask(NamedTuple):
+class EarlierJob(NamedTuple):
     """Results of an earlier tuning job."""
 
     results: tuple[tuple[Mapping[str, Any], float], ...]
@@ -28,6 +30,8 @@ class EarlierTask(NamedTuple):
     """What its trials tell about the space (nothing if it was given as a list)."""
     direction: str | None
     """"minimize", "maximize", or None if it was given as a list."""
+    metafeatures: Mapping[str, float]
+    """Of its dataset, as far as known."""
 
 
 def direction_of(study: Study) -> str:
@@ -94,12 +98,14 @@ def _last_report(trial: FrozenTrial, step: float) -> float | None:
     return _finite(trial.intermediate_values[max(steps)]) if steps else None
 
 
-def earlier_task(given: Any, place: int) -> EarlierTask:
-    """One entry of `earlier`: a study, or a list of (parameters, value).
+def earlier_job(given: Any, place: int) -> EarlierJob:
+    """One entry of `earlier`: a study, or a list of (parameters, value), or an `EarlierTask` of either.
 
     Raises:
-        InputError: it is neither, has several objectives, or no finite value.
+        InputError: it is none of these, has several objectives, or no finite value.
     """
+    task = EarlierTask.of(given)
+    given, described = task.results, checked(task.metafeatures or {}, f"metafeatures of earlier[{place}]")
     if isinstance(given, Study):
         direction: str | None = direction_of(given)
         trials = given.get_trials(states=(TrialState.COMPLETE,))
@@ -122,7 +128,7 @@ def earlier_task(given: Any, place: int) -> EarlierTask:
             results.append((dict(pair[0]), value))
     if not results:
         raise InputError(f"earlier[{place}] has no finite value: leave it out")
-    return EarlierTask(tuple(results), seen, direction)
+    return EarlierJob(tuple(results), seen, direction, described)
 
 
 def _finite(value: Any) -> float | None:

@@ -9,7 +9,7 @@ run time; docs/optuna.md tells what it supports.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.frontends.optuna_history import EarlierTask, direction_of, earlier_task
+from hyprl_jax.frontends.optuna_history import EarlierJob, direction_of, earlier_job
 from hyprl_jax.frontends.optuna_session import SUGGESTED, Session, suggested_values
 from hyprl_jax.frontends.optuna_space import Learned, middle, nearest
-from hyprl_jax.runtime import Config, Policy, Tuner
+from hyprl_jax.runtime import Config, EarlierTask, Policy, Tuner
+from hyprl_jax.runtime.metafeatures import check_names, checked
 from hyprl_jax.runtime.policy import as_policy
 
 _SESSIONS = 8  # studies (or brackets of a Hyperband pruner) whose tuners are kept alive
@@ -45,7 +46,10 @@ class HypRLSampler(BaseSampler):
     earlier
         Earlier tuning jobs of the same kind, whose results are transferred to this one: each an
         `optuna.Study`, read once now, or a list of (parameters, value) in which the direction is that of
-        the new study. What lies outside of the new search space is left out.
+        the new study; or a `hyprl_jax.runtime.EarlierTask` of either with the metafeatures of its dataset.
+        What lies outside of the new search space is left out.
+    metafeatures
+        Of the dataset that is tuned for, by name: earlier tasks on similar ones count the more.
     independent_sampler
         Draws the hyperparameters that cannot be chosen jointly: all those of the second and further trials
         that start before the first has finished, and those of a branch never seen before.
@@ -85,7 +89,8 @@ class HypRLSampler(BaseSampler):
         *,
         seed: int | None = None,
         n_trials: int | None = None,
-        earlier: Sequence[Study | Sequence[tuple[Mapping[str, Any], float]]] = (),
+        earlier: Sequence[Study | Sequence[tuple[Mapping[str, Any], float]] | EarlierTask] = (),
+        metafeatures: Mapping[str, float] | None = None,
         independent_sampler: BaseSampler | None = None,
         start: str = "middle",
         pool: int = 384,
@@ -105,7 +110,9 @@ class HypRLSampler(BaseSampler):
             )
         self._policy = as_policy(policy)
         self._given_seed, self._n_trials, self._start, self._pool = seed, n_trials, start, pool
-        self._earlier = tuple(earlier_task(task, place) for place, task in enumerate(earlier))
+        self._earlier = tuple(earlier_job(task, place) for place, task in enumerate(earlier))
+        self._metafeatures = None if metafeatures is None else checked(metafeatures)
+        check_names(self._metafeatures or (), self._names_of(self._earlier), self._policy.name)
         self._independent = independent_sampler or RandomSampler(seed=seed)
         self._begin_anew()
 
@@ -213,23 +220,33 @@ class HypRLSampler(BaseSampler):
         return session.learned.params(config)
 
     def _new_tuner(self, learned: Learned, direction: str, **options: Any) -> Tuner:
-        earlier = [_in_space(task, learned) for task in self._earlier]
+        every = [EarlierTask(_in_space(job, learned), job.metafeatures) for job in self._earlier]
+        earlier = [task for task in every if task.results]
+        about, known = self._metafeatures, self._names_of(earlier)
         return Tuner(
             learned.space,
             direction=direction,
             trials=self._n_trials,
             policy=self._policy,
-            earlier=[task for task in earlier if task],
+            earlier=earlier,
+            metafeatures=about and {name: value for name, value in about.items() if name in known},
             seed=self._seed,
             pool=self._pool,
             **options,
         )
 
+    def _names_of(self, earlier: Iterable[EarlierJob | EarlierTask]) -> list[str]:
+        """The names of metafeatures that the policy or one of the `earlier` tasks knows."""
+        return [
+            *(name for task in earlier for name in task.metafeatures or ()),
+            *self._policy.metafeature_names,
+        ]
 
-def _in_space(task: EarlierTask, learned: Learned) -> list[tuple[Config, float]]:
-    """The results of an earlier task that lie in the space."""
+
+def _in_space(job: EarlierJob, learned: Learned) -> list[tuple[Config, float]]:
+    """The results of an earlier tuning job that lie in the space."""
     found = []
-    for params, value in task.results:
+    for params, value in job.results:
         config = learned.config(params)
         if config is not None and learned.is_whole(config):
             found.append((config, value))

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.frontends.ray_space import RaySpace, has_domains
-from hyprl_jax.runtime import Config, NothingLeft, Policy, Result, Tuner
+from hyprl_jax.runtime import Config, EarlierTask, NothingLeft, Policy, Result, Tuner
 from hyprl_jax.runtime.files import read_json, write_json
 
 _FORMAT, _FORMAT_VERSION = "hyprl-ray-search", 1
@@ -45,7 +45,9 @@ class HypRLSearch(Searcher):
         policy: a `Policy`, the folder of an exported one, or None for the one that ships with the package.
         n_trials: how many trials are planned; left out, `num_samples` of `tune.TuneConfig`.
         points_to_evaluate: configurations to try first, nested as `param_space` is.
-        earlier: results of earlier tasks in the same space: for each task a list of (configuration, value).
+        earlier: results of earlier tasks in the same space: for each task a list of (configuration, value),
+            or a `hyprl_jax.runtime.EarlierTask` of one with the metafeatures of its dataset.
+        metafeatures: of the dataset that is tuned for, by name: earlier tasks on similar ones count the more.
         seed: of whatever is drawn at random; the same results in the same order give the same suggestions.
 
     A trial that fails, or ends without a finite metric, is taken to be as bad as the worst. One that is cut
@@ -68,14 +70,16 @@ class HypRLSearch(Searcher):
         policy: Policy | Path | str | None = None,
         n_trials: int | None = None,
         points_to_evaluate: Sequence[Mapping[str, Any]] | None = None,
-        earlier: Sequence[Sequence[tuple[Mapping[str, Any], float]]] = (),
+        earlier: Sequence[Sequence[tuple[Mapping[str, Any], float]] | EarlierTask] = (),
+        metafeatures: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
         _check_target(metric, mode)
         super().__init__(metric=metric, mode=mode)
         self._policy, self._n_trials, self._seed = policy, n_trials, seed
         self._points = [dict(point) for point in points_to_evaluate or ()]
-        self._earlier = earlier
+        self._earlier = [EarlierTask.of(task) for task in earlier]
+        self._metafeatures = metafeatures
         self._given = space is not None
         self._adds_constants = self._given  # Ray adds those of `param_space`
         self._space = RaySpace.of(space) if self._given else None
@@ -216,7 +220,10 @@ class HypRLSearch(Searcher):
                 direction=_DIRECTIONS[self._mode],
                 trials=self._n_trials,
                 policy=self._policy,
-                earlier=[_finite(space, task) for task in self._earlier],
+                earlier=[
+                    EarlierTask(_finite(space, task.results), task.metafeatures) for task in self._earlier
+                ],
+                metafeatures=self._metafeatures,
                 seed=self._seed,
             )
             self._queue = queue

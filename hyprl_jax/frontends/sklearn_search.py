@@ -60,14 +60,17 @@ class HypRLSearchCV(BaseSearchCV):
             counts as failed, and the search goes on.
         return_train_score: whether `cv_results_` holds scores on the training folds too.
         earlier: results of earlier searches over the same parameters, on other data: a list with, for each,
-            its `cv_results_` or a list of (params, score).
+            its `cv_results_` or a list of (params, score), or a `hyprl_jax.runtime.EarlierTask` of either
+            with the metafeatures of its dataset.
         metric: which of several scores is searched for, if `refit` does not name it.
+        metafeatures: of the dataset that is tuned for, by name: earlier searches on similar ones count the
+            more. They are not computed here.
 
     Attributes beyond those of `RandomizedSearchCV`: `space_` (the `Space` that was searched) and
     `tuner_state_` (`Tuner.state()` at the end, JSON-able).
 
     Raises, in `fit`:
-        InputError: the search space, `earlier`, `metric` or `policy` cannot be used, and why.
+        InputError: the search space, `earlier`, `metafeatures`, `metric` or `policy` cannot be used, and why.
         ValueError: every single fit failed.
     """
 
@@ -88,6 +91,7 @@ class HypRLSearchCV(BaseSearchCV):
     return_train_score: bool = False
     earlier: Sequence[Any] = ()
     metric: str | None = None
+    metafeatures: dict[str, float] | None = None
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseSearchCV._parameter_constraints,
@@ -98,6 +102,7 @@ class HypRLSearchCV(BaseSearchCV):
         "random_state": ["random_state"],
         "earlier": [list, tuple],
         "metric": [str, None],
+        "metafeatures": [dict, None],
     }
 
     def _run_search(self, evaluate_candidates: Callable[..., Any], *, callback_ctx: Any = None) -> None:
@@ -110,6 +115,7 @@ class HypRLSearchCV(BaseSearchCV):
             trials=int(self.n_iter),
             policy=self.policy,
             earlier=search.earlier(self.earlier, metric),
+            metafeatures=self.metafeatures,
             seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
         )
         rounds = _Rounds(evaluate_candidates, self, callback_ctx)

@@ -14,7 +14,7 @@ from typing import Any
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.frontends.sklearn_dimensions import Dimension, Fixed, dimension
-from hyprl_jax.runtime import Categorical, Config, Constant, Space, when
+from hyprl_jax.runtime import Categorical, Config, Constant, EarlierTask, Space, when
 
 
 class SearchSpace:
@@ -100,19 +100,20 @@ class SearchSpace:
                 fault = str(error)
         raise InputError(f"{str(dict(params))[:200]} is not in the search space: {fault}")
 
-    def earlier(self, tasks: Any, metric: str) -> list[list[tuple[Config, float]]]:
+    def earlier(self, tasks: Any, metric: str) -> list[EarlierTask]:
         """Results of earlier searches as the tuner takes them: each task a `cv_results_` (the column
-        `mean_test_<metric>` counts) or a list of (parameters, score); scores that are not finite are left
-        out."""
+        `mean_test_<metric>` counts) or a list of (parameters, score), or an `EarlierTask` of either; scores
+        that are not finite are left out."""
         if isinstance(tasks, Mapping) or not isinstance(tasks, Sequence):
             raise InputError("earlier is a list with a cv_results_, or a list of (params, score), per task")
         found = []
-        for number, task in enumerate(tasks):
+        for number, task in enumerate(map(EarlierTask.of, tasks)):
+            results = task.results
             try:
-                pairs = [(self.config(p), float(s)) for p, s in _pairs(task, metric) if math.isfinite(s)]
+                pairs = [(self.config(p), float(s)) for p, s in _pairs(results, metric) if math.isfinite(s)]
             except (InputError, TypeError, ValueError) as error:
                 raise InputError(f"earlier task {number} cannot be used: {error}") from None
-            found.append(pairs)
+            found.append(EarlierTask(pairs, task.metafeatures))
         return found
 
     @property

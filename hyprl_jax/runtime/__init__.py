@@ -6,6 +6,7 @@ exported policy. See docs/runtime.md.
 
 from hyprl_jax.encoding import Parameter
 from hyprl_jax.runtime.conditions import Condition, when
+from hyprl_jax.runtime.metafeatures import EarlierTask
 from hyprl_jax.runtime.parameters import Categorical, Constant, Float, Integer, Ordinal
 from hyprl_jax.runtime.policy import Policy, default_policy, load_policy
 from hyprl_jax.runtime.space import Config, Space
@@ -16,6 +17,7 @@ __all__ = [
     "Condition",
     "Config",
     "Constant",
+    "EarlierTask",
     "Float",
     "Integer",
     "NothingLeft",

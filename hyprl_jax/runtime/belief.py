@@ -15,10 +15,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from hyprl_jax.errors import InputError
+from hyprl_jax.runtime.likeness import task_weights
 
 SMALL = 1e-5
 _SCALES = 15
 _PRIOR_PAIRS = 10.0
+_LEAST_FREEDOM = 1e-6  # of those above 0
 _MOST_FEATURES = 100_000
 _LEAST = 1e-12  # of what is divided by
 
@@ -40,30 +42,37 @@ class Beliefs(NamedTuple):
     sharpness_low: float
     sharpness_high: float
     gain_weight: float
+    freedom: float = 0.0
+    similarity_width: float = 1.0
+    similarity_floor: float = 1.0
+    """1: all earlier tasks count the same."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> Beliefs:
-        """Checked; InputError, beginning with `where`, if it is malformed."""
-        if not isinstance(data, Mapping) or set(data) != set(cls._fields):
+        """Checked; InputError, beginning with `where`, if it is malformed. Exports of the first versions do
+        not have the last three numbers: their defaults are what was done then."""
+        if not isinstance(data, Mapping) or set(data) not in (set(cls._fields), set(cls._fields[:-3])):
             raise InputError(f"{where}: the numbers of the surrogate are not {', '.join(cls._fields)}")
+        data = {**cls._field_defaults, **data}
         if data["prior"] not in ("learned", "mean", "constant", "cold"):
             raise InputError(f"{where}: the surrogate's prior is {str(data['prior'])[:50]!r}")
         scales = data["lengthscale"]
         several = list(scales) if isinstance(scales, list | tuple) else [scales]
         numbers = [*several, *(data[name] for name in cls._fields if name not in ("prior", "lengthscale"))]
         sound = all(type(number) in (int, float) and 0 <= number < 1e6 for number in numbers)
-        positive = [*several, data["encoding_variance"], data["noise"]]
+        positive = [*several, data["encoding_variance"], data["noise"], data["similarity_width"]]
         if (
             not sound
             or not 0 < len(several) <= _MOST_FEATURES
             or not all(number > _LEAST for number in positive)
+            or data["similarity_floor"] > 1
         ):
             raise InputError(f"{where}: the surrogate has numbers that are not finite or not in their range")
         lengthscale = tuple(several) if isinstance(scales, list | tuple) else scales
         return cls(**{**data, "lengthscale": lengthscale})
 
 
-WARM = Beliefs("learned", 0.1, 1.0, 1.2, 0.003, 8.0, 32.0, 0.4)
+WARM = Beliefs("learned", 0.1, 1.0, 1.2, 0.003, 8.0, 32.0, 0.4, 4.0, 0.2, 0.3)
 """What is assumed where earlier tasks are given to a policy that was trained for cold starts: the defaults of
 `SurrogateConfig`."""
 
@@ -123,6 +132,8 @@ class Posterior(History):
         encodings: `[N, F]` features of the candidates.
         surfaces: `[K, N]` values of earlier tasks in units of their own range, 0 to 1.
         lower, span: `[K]` worst objective and range of the earlier tasks (raw, higher is better).
+        unlikeness: `[K]` how unlike the datasets of the earlier tasks are to this one, as
+            `likeness.unlikeness` answers; None: all earlier tasks count the same.
     """
 
     def __init__(
@@ -132,12 +143,15 @@ class Posterior(History):
         lower: np.ndarray,
         span: np.ndarray,
         beliefs: Beliefs,
+        unlikeness: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.beliefs = beliefs
         tasks = len(lower)
-        use = 1.0 if beliefs.prior in ("learned", "mean") else 0.0
-        self._weights = np.full(tasks, use / max(tasks, 1))
+        self._weights = np.zeros(tasks)
+        if beliefs.prior in ("learned", "mean"):
+            width, floor = beliefs.similarity_width, beliefs.similarity_floor
+            self._weights = task_weights(tasks, unlikeness, width, floor)
         self._lower, self._log_scale = lower, -np.log(np.maximum(span, 1e-12))
         self._discordant, self._reached = np.zeros(tasks), np.zeros(tasks)
         self._deviations: list[float] = []
@@ -228,12 +242,12 @@ class Posterior(History):
     def believe(self, legal: np.ndarray) -> Belief:
         """The belief about all candidates; `legal [N]` bool are those that may still be tested."""
         beliefs = self.beliefs
-        factor, shift = self._scale() if self.informed else self._cold_scale()
+        factor, shift, inflation = self._scale() if self.informed else (*self._cold_scale(), 1.0)
         objective, one, mean = self._projections
         reference = self._reference(self.objectives[0] if self.trial else 0.0)
         moved = shift + factor * reference
         posterior = self.mean - mean + factor * objective + moved * one
-        deviation = np.sqrt(np.maximum(self.variance, 1e-8))
+        deviation = inflation * np.sqrt(np.maximum(self.variance, 1e-8))
         prior_top = float(np.max(np.where(legal, self.mean, -np.inf), initial=0.0))
         incumbent = factor * (self.incumbent - reference) + moved if self.trial else prior_top
         improvement = expected_improvement(posterior, deviation, incumbent)
@@ -269,8 +283,9 @@ class Posterior(History):
     def _reference(self, first: float) -> float:
         return float(self._weights @ self._lower) if self.informed else first
 
-    def _scale(self) -> tuple[float, float]:
-        """Scale and shift of the objective by evidence; see `surrogate.scale`."""
+    def _scale(self) -> tuple[float, float, float]:
+        """Scale and shift of the objective by evidence, and the factor on posterior deviations; see
+        `surrogate.scale`."""
         weights = self._weights
         centre = weights @ self._log_scale
         width = math.sqrt(weights @ (self._log_scale - centre) ** 2 + 0.01)
@@ -285,12 +300,18 @@ class Posterior(History):
         precision = before + oo
         shift = (before * guess - (grid * y1 - om)) / precision
         misfit = grid**2 * yy + shift**2 * oo + mm + 2.0 * (grid * shift * y1 - grid * ym - shift * om)
-        misfit = misfit + before * (shift - guess) ** 2
-        evidence = self.trial * np.log(grid) - 0.5 * misfit - 0.5 * np.log(precision / before)
+        misfit = np.maximum(misfit + before * (shift - guess) ** 2, 0.0)
+        freedom, explained = self.beliefs.freedom, misfit
+        if freedom > 0:
+            freedom = max(freedom, _LEAST_FREEDOM)
+            explained = (freedom + self.trial) * np.log1p(misfit / freedom)
+        evidence = self.trial * np.log(grid) - 0.5 * explained - 0.5 * np.log(precision / before)
         posterior = np.exp(evidence - 0.5 * offsets**2 - np.max(evidence - 0.5 * offsets**2))
         posterior /= posterior.sum()
-        factor = float(posterior @ grid)
-        return factor, float(posterior @ shift) - factor * reference
+        factor, inflation = float(posterior @ grid), 1.0
+        if freedom > 0:
+            inflation = math.sqrt((freedom + float(posterior @ misfit)) / (freedom + self.trial))
+        return factor, float(posterior @ shift) - factor * reference, inflation
 
     def _cold_scale(self) -> tuple[float, float]:
         """Scale and shift by the history alone; see `surrogate.cold_scale`."""
@@ -305,7 +326,7 @@ class Posterior(History):
         """`[2, K]` weights of the earlier tasks; see `surrogate.retrieval_weights`."""
         share = self._discordant / (self.trial * (self.trial - 1.0) / 2.0 + _PRIOR_PAIRS)
         sharpness = np.asarray([self.beliefs.sharpness_low, self.beliefs.sharpness_high])
-        logits = -sharpness[:, None] * share
+        logits = np.log(np.maximum(self._weights, 1e-12)) - sharpness[:, None] * share
         weights = np.exp(logits - logits.max(1, keepdims=True))
         return weights / weights.sum(1, keepdims=True)
 

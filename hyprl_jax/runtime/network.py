@@ -84,14 +84,17 @@ class Network:
         self.weights = {name: np.asarray(array, np.float64) for name, array in weights.items()}
         self.members = next(iter(self.weights.values())).shape[0]
 
+    @property
+    def metafeatures(self) -> int:
+        """Width of the metafeatures that the network reads, 0 if it reads none."""
+        return self.weights["remember/kernel"].shape[1] if self.architecture.metafeatures else 0
+
     def initial_carry(self, metafeatures: np.ndarray | None = None) -> Any:
         """Recurrent state before the first trial: `[S, H]`, or a pair of these with an LSTM."""
         width, lstm = self.architecture.context, self.architecture.cell == "lstm"
         first = np.zeros((self.members, 2 * width if lstm else width))
         if self.architecture.metafeatures:
-            given = (
-                np.zeros(self.weights["remember/kernel"].shape[1]) if metafeatures is None else metafeatures
-            )
+            given = np.zeros(self.metafeatures) if metafeatures is None else metafeatures
             first = np.tanh(self._dense("remember", given))
         return (first[:, :width], first[:, width:]) if lstm else first
 

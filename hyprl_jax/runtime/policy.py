@@ -19,6 +19,7 @@ from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.belief import Beliefs
 from hyprl_jax.runtime.episode import CANDIDATE_FEATURES, CONTEXT_FEATURES
 from hyprl_jax.runtime.files import check_size, read_json
+from hyprl_jax.runtime.metafeatures import Described, read_described
 from hyprl_jax.runtime.network import Architecture, Network, shapes
 from hyprl_jax.runtime.prior import EarlierTasks, read_prior
 
@@ -50,8 +51,15 @@ class Policy:
     """What the surrogate assumes for each training collection."""
     prior: Mapping[str, EarlierTasks] = field(default_factory=dict)
     """Tasks of the training collections, if the export carries them."""
+    metafeatures: Mapping[str, Described] = field(default_factory=dict)
+    """Metafeatures of the training collections, where the network reads them or the tasks have them."""
     description: Mapping[str, Any] = field(default_factory=dict)
     """The whole of policy.json."""
+
+    @property
+    def metafeature_names(self) -> tuple[str, ...]:
+        """The names of all metafeatures that it knows, of whatever collection."""
+        return tuple(dict.fromkeys(name for each in self.metafeatures.values() for name in each.names))
 
 
 def default_policy() -> Policy:
@@ -99,6 +107,9 @@ def load_policy(path: Path | str) -> Policy:
     name = description.get("name", path.name)
     if not isinstance(name, str) or not name.isprintable() or len(name) > _MOST_NAME:
         raise InputError(f"{where}: the name is not one line of at most {_MOST_NAME} characters")
+    described = read_described(description.get("metafeatures"), metafeatures, where)
+    prior = read_prior(path / "prior.safetensors")
+    _check_metafeatures(prior, described, where)
     return Policy(
         name=name,
         network=Network(architecture, weights),
@@ -107,7 +118,8 @@ def load_policy(path: Path | str) -> Policy:
         encoding_features=encodings if architecture.candidates != "surrogate" else 0,
         spaces=spaces,
         numbers={name: Beliefs.from_dict(value, where) for name, value in numbers.items()},
-        prior=read_prior(path / "prior.safetensors"),
+        prior=prior,
+        metafeatures=described,
         description=description,
     )
 
@@ -131,6 +143,18 @@ def _check_files(path: Path, files: Any, where: str) -> None:
         digest = hashlib.sha256((path / name).read_bytes()).hexdigest()
         if not isinstance(told, dict) or told.get("sha256") != digest:
             raise InputError(f"{path / name}: is not the file that policy.json tells of; export it again")
+
+
+def _check_metafeatures(
+    prior: Mapping[str, EarlierTasks], described: Mapping[str, Described], where: str
+) -> None:
+    """InputError for tasks whose metafeatures have no names."""
+    for collection, tasks in prior.items():
+        named = len(described[collection].names) if collection in described else 0
+        if tasks.metafeatures is not None and tasks.metafeatures.shape[1] != named:
+            raise InputError(
+                f"{where}: names {named} metafeatures of {collection[:100]!a}, not those it carries"
+            )
 
 
 def _part(data: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from hyprl_jax.encoding import allowed, illegal
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.files import check_size
+from hyprl_jax.runtime.metafeatures import LARGEST as LARGEST_METAFEATURE
 from hyprl_jax.runtime.space import Space
 
 _NEIGHBOURS = 8
@@ -34,6 +35,8 @@ class EarlierTasks(NamedTuple):
     """`[n, P]` float64, see `Space.codes`."""
     objective: np.ndarray
     """`[K, n]` float64 raw, higher is better; NaN where missing."""
+    metafeatures: np.ndarray | None = None
+    """`[K, M]` float64 of their datasets, NaN where unknown; None if nothing is known of them."""
 
 
 class Surfaces:
@@ -132,16 +135,30 @@ def read_prior(path: Path) -> dict[str, EarlierTasks]:
         raise InputError(f"{path}: damaged ({error}); export the policy again") from None
     found = {}
     for collection in sorted({name.rpartition("/")[0] for name in names}):
-        shown = ascii(collection[:100])
+        where = f"{path}: collection {collection[:100]!a}"
         codes, objective = (arrays.get(f"{collection}/{part}") for part in ("codes", "objective"))
         if codes is None or objective is None or codes.ndim != 2 or objective.ndim != 2:
-            raise InputError(f"{path}: collection {shown} needs codes [n, P] and objective [K, n]")
+            raise InputError(f"{where} needs codes [n, P] and objective [K, n]")
         if codes.shape[0] != objective.shape[1] or objective.size > _MOST_ENTRIES or not objective.size:
-            raise InputError(f"{path}: the arrays of collection {shown} do not fit each other")
+            raise InputError(f"{where} has arrays that do not fit each other")
         codes, objective = codes.astype(np.float64), objective.astype(np.float64)
         if np.isinf(codes).any() or (np.abs(objective) > _LARGEST).any():
-            raise InputError(f"{path}: collection {shown} holds numbers that are not finite or too large")
+            raise InputError(f"{where} holds numbers that are not finite or too large")
         if not np.isfinite(objective).any(axis=1).all():
-            raise InputError(f"{path}: a task of collection {shown} has no result")
-        found[collection] = EarlierTasks(codes, objective)
+            raise InputError(f"{where} has a task without any result")
+        metafeatures = arrays.get(f"{collection}/metafeatures")
+        found[collection] = EarlierTasks(codes, objective, _metafeatures(metafeatures, len(objective), where))
     return found
+
+
+def _metafeatures(array: np.ndarray | None, tasks: int, where: str) -> np.ndarray | None:
+    """The metafeatures `[tasks, M]` as float64, None if there are none; InputError for what they cannot
+    be."""
+    if array is None:
+        return None
+    if array.ndim != 2 or array.shape[0] != tasks or array.size > _MOST_ENTRIES:
+        raise InputError(f"{where} needs metafeatures [K, M] of its K tasks")
+    found = array.astype(np.float64)
+    if (np.abs(found) > LARGEST_METAFEATURE).any():
+        raise InputError(f"{where} has metafeatures that are not finite or too large")
+    return found if found.size else None

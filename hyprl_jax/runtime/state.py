@@ -22,6 +22,8 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "direction": (str,),
     "trials": (int, type(None)),
     "earlier": (list,),
+    "earlier_metafeatures": (list,),
+    "metafeatures": (dict, type(None)),
     "seed": (int,),
     "pool": (int,),
     "results": (list,),
@@ -37,12 +39,17 @@ def check(state: Any) -> dict[str, Any]:
         raise InputError("not the state of a tuner")
     if state.get("format_version") != FORMAT_VERSION:
         raise InputError("the state of a tuner is of another version: start anew and tell the results again")
+    if isinstance(state.get("earlier"), list):  # states of the first versions know no metafeatures
+        state = {"earlier_metafeatures": [{}] * len(state["earlier"]), "metafeatures": None, **state}
     for name, kinds in _FIELDS.items():
         if name not in state or type(state[name]) not in kinds:
             raise InputError(f"the state of a tuner is damaged: '{name}' is {str(state.get(name))[:50]!r}")
     pairs = [*state["results"], *(pair for task in _tasks(state["earlier"]) for pair in task)]
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 and _is_result(*pair) for pair in pairs):
         raise InputError("the state of a tuner is damaged: a result is no pair of configuration and value")
+    described = state["earlier_metafeatures"]
+    if len(described) != len(state["earlier"]) or not all(isinstance(one, Mapping) for one in described):
+        raise InputError("the state of a tuner is damaged: 'earlier_metafeatures' are not those of 'earlier'")
     renewals = state["renewed"]
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in renewals):
         raise InputError("the state of a tuner is damaged: 'renewed' holds something else than pairs")

@@ -18,13 +18,12 @@ import numpy as np
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime import state as states
-from hyprl_jax.runtime.belief import WARM, Beliefs, Posterior
-from hyprl_jax.runtime.cold import ColdPosterior
+from hyprl_jax.runtime.background import Background
 from hyprl_jax.runtime.episode import Episode
 from hyprl_jax.runtime.files import write_json
+from hyprl_jax.runtime.metafeatures import EarlierTask, checked
 from hyprl_jax.runtime.policy import Policy, as_policy
 from hyprl_jax.runtime.pool import Pool
-from hyprl_jax.runtime.prior import Surfaces, fitting, gather
 from hyprl_jax.runtime.space import Config, Space, plain
 
 _AROUND = 4  # best results around which new candidates are drawn
@@ -56,7 +55,10 @@ class Tuner:
         direction: "minimize" or "maximize".
         trials: how many results are planned, or None if that is not known.
         policy: a `Policy`, the folder of an exported one, or None for the one that ships with the package.
-        earlier: results of earlier tasks in the same space: for each task a list of (configuration, value).
+        earlier: results of earlier tasks in the same space: for each task a list of (configuration, value),
+            or an `EarlierTask` of one with the metafeatures of its dataset.
+        metafeatures: of the dataset that is tuned for, by name; those left out are unknown. Earlier tasks
+            count the more, the more alike their datasets are. None: all earlier tasks count the same.
         seed: of whatever is drawn at random; the same results give the same suggestions.
         pool: number of drawn candidates that are considered at a time.
 
@@ -72,7 +74,8 @@ class Tuner:
         direction: str = "minimize",
         trials: int | None = None,
         policy: Policy | Path | str | None = None,
-        earlier: Sequence[Sequence[tuple[Mapping[str, Any], float]]] = (),
+        earlier: Sequence[Sequence[tuple[Mapping[str, Any], float]] | EarlierTask] = (),
+        metafeatures: Mapping[str, float] | None = None,
         seed: int = 0,
         pool: int = _POOL,
     ) -> None:
@@ -93,26 +96,27 @@ class Tuner:
         self.results: list[Result] = []
         self._sign = -1.0 if direction == "minimize" else 1.0
         self._listed = listed
-        self._earlier = [[(plain(c), _number_or_none(value)) for c, value in task] for task in earlier]
+        tasks = [EarlierTask.of(task) for task in earlier]
+        self._earlier = [[(plain(c), _number_or_none(value)) for c, value in task.results] for task in tasks]
+        self._described = [
+            checked(task.metafeatures or {}, f"metafeatures of earlier task {number}")
+            for number, task in enumerate(tasks)
+        ]
+        self.metafeatures = None if metafeatures is None else checked(metafeatures)
         self._pending: dict[bytes, int] = {}
         self._failures: list[int] = []
         self._worst = math.inf
         self._renewed: list[tuple[int, list[Config]]] = []
         self._twin: Episode | None = None
-        known = self._known_space()
-        beliefs, surfaces = self._assumptions(known), self._prior(known)
+        known = Background.of(
+            self.policy, self.space, self._earlier, self._described, self.metafeatures, self._sign
+        )
 
         def begin(encodings: np.ndarray, values: np.ndarray) -> Episode:
-            posterior: Posterior | ColdPosterior
-            if beliefs.prior == "cold":
-                unknown = not isinstance(beliefs.lengthscale, tuple)
-                posterior = ColdPosterior(encodings, beliefs, self.space.feature_scales() if unknown else 1.0)
-            else:
-                lower, span = (surfaces.lower, surfaces.span) if surfaces else (np.zeros(0), np.zeros(0))
-                posterior = Posterior(encodings, values, lower, span, beliefs)
-            return Episode(self.policy, posterior, encodings, trials)
+            posterior = known.posterior(self.space, encodings, values)
+            return Episode(self.policy, posterior, encodings, trials, known.inputs)
 
-        self._pool = Pool(self.space, listed, self.pool, surfaces, self._generator(0), begin)
+        self._pool = Pool(self.space, listed, self.pool, known.surfaces, self._generator(0), begin)
 
     @property
     def best(self) -> Result | None:
@@ -207,6 +211,8 @@ class Tuner:
             "direction": self.direction,
             "trials": self.trials,
             "earlier": [[[config, value] for config, value in task] for task in self._earlier],
+            "earlier_metafeatures": self._described,
+            "metafeatures": self.metafeatures,
             "seed": self.seed,
             "pool": self.pool,
             "policy": self.policy.name,
@@ -225,11 +231,15 @@ class Tuner:
             InputError: the state is damaged, or was made with a policy of another name than `policy`.
         """
         state = states.check(state)
-        options = {name: state[name] for name in ("candidates", "direction", "trials", "seed", "pool")}
+        names = ("candidates", "direction", "trials", "metafeatures", "seed", "pool")
+        options = {name: state[name] for name in names}
         tuner = cls(
             Space.from_dict(state["space"]) if space is None else space,
             policy=policy,
-            earlier=state["earlier"],
+            earlier=[
+                EarlierTask(*task)
+                for task in zip(state["earlier"], state["earlier_metafeatures"], strict=True)
+            ],
             **options,
         )
         if tuner.policy.name != state["policy"]:
@@ -289,32 +299,6 @@ class Tuner:
         good = [result.config for result in ranked[:_AROUND]]
         self._pool.renew(good, [*self._pending.values(), *self._failures], generator)
         self._twin = None
-
-    def _known_space(self) -> str | None:
-        """The collection that the policy was trained on whose space this is, if there is one."""
-        mine = self.space.to_dict()
-        return next((name for name, space in self.policy.spaces.items() if space == mine), None)
-
-    def _prior(self, known: str | None) -> Surfaces | None:
-        """The earlier tasks: those given, else those that the policy carries for this space."""
-        if self._earlier:
-            return Surfaces(gather(self.space, self._earlier, self._sign), self.space)
-        carried = self.policy.prior.get(known) if known else None
-        return Surfaces(fitting(carried, self.space), self.space) if carried is not None else None
-
-    def _assumptions(self, known: str | None) -> Beliefs:
-        width, own = self.policy.encoding_features, len(self.space.feature_names)
-        if width and own != width and (known is None or own > width):  # narrower ones it knows are padded
-            raise InputError(
-                f"policy '{self.policy.name}' reads encodings of {width} features and works in its own space "
-                f"only; this space has {own}"
-            )
-        beliefs = self.policy.numbers.get(known or "", self.policy.beliefs)
-        scales = beliefs.lengthscale
-        if isinstance(scales, tuple) and len(scales) != len(self.space.feature_names):
-            raise InputError(f"policy '{self.policy.name}' has lengthscales for another space")
-        # Earlier tasks are worth more than a cold start, even to a policy that was trained for one.
-        return WARM if self._earlier and beliefs.prior in ("cold", "constant") else beliefs
 
     def _generator(self, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([self.seed % 2**32, *numbers])
