@@ -77,11 +77,12 @@ class Study:
         missing = {name: unit for name, unit in units.items() if not self._done(name, retry)}
         with StopSignal() as stop, Progress(len(missing), "units", silent=silent, seconds=0.0) as progress:
             for number, (name, unit) in enumerate(missing.items()):
-                if stop.requested:
-                    return INTERRUPTED
                 try:
+                    if stop.requested:
+                        raise Stopped
                     record = {"failure": None, **unit()}
                 except Stopped:
+                    progress.note("stopped; the same command goes on")
                     return INTERRUPTED
                 except Exception as error:
                     record = {"failure": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
@@ -112,13 +113,13 @@ def read_study(path: Path, order: Sequence[str] = ()) -> Record:
     return found
 
 
-def keep(name: str, study: Record, text: str, folder: Path = RESULTS) -> None:
+def keep(name: str, study: Record, text: str) -> None:
     """Writes NAME.json (all units, one a line) and NAME.md under docs/results."""
     compact = lambda value: json.dumps(value, separators=(",", ":"), allow_nan=False)
     lines = ",\n".join(compact(unit) for unit in study["units"])
     whole = f'{{"study":{compact(study["study"])},"units":[\n{lines}\n]}}\n'
-    (folder / f"{name}.json").write_text(whole, encoding="utf-8")
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(whole, encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def add_options(parser: argparse.ArgumentParser, out: Path, kind: str) -> None:

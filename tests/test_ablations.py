@@ -247,7 +247,6 @@ def test_the_table_is_made_from_the_files_alone(
     for file in study.glob("*.json"):  # no runs, no collection
         (folder / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr(common, "RESULTS", tmp_path)
-    monkeypatch.setattr(common.keep, "__defaults__", (tmp_path,))
     assert ablations.main(["--table", "--out", str(folder), "--keep", "tiny"]) == SUCCESS
     page = (folder / "table.md").read_text()
     assert (tmp_path / "ablations-tiny.md").read_text() == page and page in capsys.readouterr().out
