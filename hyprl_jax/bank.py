@@ -181,8 +181,12 @@ def standardised_metafeatures(bank: SurfaceBank, fold: Fold) -> jax.Array:
     """`[D, M]` float32 metafeatures with mean 0 and variance 1 over the known tasks, unknown ones 0, within
     3."""
     present = jnp.isfinite(bank.metafeatures)
-    values = jnp.where(present, bank.metafeatures, 0.0)
     weights = (present[fold.known] & fold.usable[:, None]).astype(jnp.float32)
+    first = fold.known[jnp.argmax(weights, axis=0)]
+    # Counted from a known value, so that what is the same for all known tasks comes to 0 exactly.
+    counted_from = jnp.take_along_axis(bank.metafeatures, first[None], axis=0)
+    counted_from = jnp.where(jnp.isfinite(counted_from), counted_from, 0.0)
+    values = jnp.where(present, bank.metafeatures - counted_from, 0.0)
     count = jnp.maximum(weights.sum(0), 1.0)
     mean = (weights * values[fold.known]).sum(0) / count
     variance = (weights * (values[fold.known] - mean) ** 2).sum(0) / count

@@ -45,7 +45,7 @@ def check(config: TrainConfig) -> None:
         "surrogate.learned_variance": config.surrogate.learned_variance,
         "surrogate.sharpness_low": config.surrogate.sharpness_low,
         "surrogate.sharpness_high": config.surrogate.sharpness_high,
-        "surrogate.gain_weight": config.surrogate.gain_weight,
+        "surrogate.gain_weight": config.surrogate.gain_weight, "surrogate.freedom": config.surrogate.freedom,
         "learner.replay_alpha": learner.replay_alpha, "learner.replay_beta": learner.replay_beta,
     }  # fmt: skip
     for name, value in not_negative.items():
@@ -74,7 +74,7 @@ def _check_probabilities(config: TrainConfig) -> None:
         "learner.gamma": learner.gamma, "learner.lambda_": learner.lambda_, "learner.average":
         learner.average, "learner.epsilon_start": learner.epsilon_start, "learner.epsilon_end":
         learner.epsilon_end, "learner.epsilon_fraction": learner.epsilon_fraction, "augment.mixture":
-        config.augment.mixture,
+        config.augment.mixture, "surrogate.similarity_floor": config.surrogate.similarity_floor,
     }  # fmt: skip
     for name, value in shares.items():
         if not 0.0 <= value <= 1.0:
@@ -83,6 +83,7 @@ def _check_probabilities(config: TrainConfig) -> None:
         raise InputError("configuration field 'validation_fraction': give a number between 0 and 1")
     positive = {
         "surrogate.encoding_variance": config.surrogate.encoding_variance,
+        "surrogate.similarity_width": config.surrogate.similarity_width,
         "surrogate.lengthscale": config.surrogate.lengthscale, "surrogate.noise": config.surrogate.noise,
         "learner.huber": learner.huber, "learner.reward_scale": learner.reward_scale,
         "learner.temperature": learner.temperature, "learner.ratio_clip": learner.ratio_clip, "network"

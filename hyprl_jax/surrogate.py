@@ -195,7 +195,7 @@ def scale(
     precision = precision_before + oo
     shift = (precision_before * guess - (grid * y1 - om)) / precision
     misfit = grid**2 * yy + shift**2 * oo + mm + 2.0 * (grid * shift * y1 - grid * ym - shift * om)
-    misfit = misfit + precision_before * (shift - guess) ** 2
+    misfit = jnp.maximum(misfit + precision_before * (shift - guess) ** 2, 0.0)
     freedom = jnp.maximum(config.freedom, 1e-6)
     heavy = (freedom + state.trial) * jnp.log1p(misfit / freedom)
     explained = 0.5 * jnp.where(config.freedom > 0, heavy, misfit)

@@ -114,3 +114,21 @@ def test_what_a_player_knows_comes_from_metafeatures_and_not_from_the_tasks_own_
     np.testing.assert_array_equal(known.mean, again.mean)
     # A known task that is played itself leaves its own group out.
     assert known_to(bank, 2).weights[2] == 0.0
+
+
+def test_a_metafeature_that_never_differs_says_nothing_even_where_one_is_unknown() -> None:
+    """In float32 the mean of 1234.567 over a few tasks is not 1234.567."""
+    for value in (0.1, 7.3, 1234.567):
+        table = make_tables("one", 6, 9, tasks_a_group=1)
+        columns = np.full((6, 2), value)
+        columns[2, 0] = np.nan
+        columns[:, 1] = np.arange(6.0)
+        table = dataclasses.replace(table, metafeatures=columns, metafeature_names=("same", "other"))
+        bank, index = pack([table])
+        bank, fold = on_device(bank), on_device(make_fold(index, [split_of(table, [0, 1, 2, 3, 4])]))
+        shared = rollout.background(bank, fold)
+        np.testing.assert_array_equal(shared.metafeatures[:, 0], np.zeros(5))
+        mine = standardised_metafeatures(bank, fold)[5]
+        found = knowledge.unlikeness(mine, shared.metafeatures, shared.ranks, shared.collection == 0)
+        ranks = (np.arange(5) + 0.5) / 5
+        np.testing.assert_allclose(found, (1.0 - ranks) ** 2, atol=1e-6)
