@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyprl_jax import augment, devices, fitting, learner, players, rollout
+from hyprl_jax import augment, devices, env, fitting, learner, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import TrainConfig
@@ -159,8 +159,9 @@ def validate(
         task = augment.numbered_variant(task, number)
         memory = players.q_memory(network, params, None, task)
         key = jax.random.key(0)  # a greedy player draws nothing
-        return rollout.play(act, memory, shared, task, key, config.env, config.surrogate).regret
+        return rollout.play(act, memory, shared, task, key, as_played, config.surrogate).regret
 
+    as_played = env.at_test(config.env, config.env.trials)
     tasks, plays = fold.known.shape[0], config.validation_plays
     rows, numbered = jnp.repeat(fold.known, plays), jnp.tile(jnp.arange(plays), tasks)
     return rollout.over_episodes(one, rows, numbered).reshape(tasks, plays, -1)
