@@ -3,7 +3,21 @@
 G Gaussian processes that differ in the lengthscales of their features (`runtime.lengthscales`) are updated
 side by side and averaged with weights proportional to their marginal likelihood of the history (Rasmussen and
 Williams 2006, eq. 2.30): importance sampling over lengthscales instead of an optimiser in the loop, and a way
-to find out which hyperparameters matter. The scale of each is integrated out, which makes it a Student-t
+to find out which hyperparameters matter. A part A = 0.5 of the variance of process g is additive, since the
+main effect of a feature is learned from few results, however many features there are (Duvenaud, Nickisch and
+Rasmussen 2011, "Additive Gaussian processes"): with the product kernel RQ_g of `surrogate.stationary`,
+
+    k_g(x, x') = (1 - A) RQ_g(x, x') + A sum_f w_gf sum_j l_gfj cos(omega_j (x_f - x'_f)).
+
+The kernel of each feature is a sum over its spectrum (Rasmussen and Williams 2006, section 4.2.1) at the
+frequencies omega_j = pi / 4, pi / 2, pi and 2 pi, with l_gfj proportional to (1 + (L_gf omega_j)^2)^-1.5 and
+summing to 1 over j. L_gf is the lengthscale of one feature, without the square root of the number of features
+that `fitting.numbers_of` puts in, times the factor of process and feature. The w_gf are random shares of the
+features in which the candidates differ, summing to 1 (A is 0 where they differ in none). So the prior
+variance is 1, times `encoding_variance`. Each frequency is twice the one before, and so a cosine a feature is
+computed and cos 2a = 2 cos^2 a - 1 does the rest; all processes share them.
+
+The scale of each process is integrated out, which makes it a Student-t
 process (Shah, Wilson and Ghahramani 2014, eqs. 4 and 6). Improvement is counted from the best mean of a
 tested configuration, since the best result of a noisy objective is luck in part. Results are seen on a
 logarithmic scale between the best and the median of the history, so that the differences among good ones
@@ -30,7 +44,7 @@ import jax.numpy as jnp
 
 from hyprl_jax.config import SurrogateConfig
 from hyprl_jax.knowledge import Knowledge
-from hyprl_jax.runtime.lengthscales import PROCESSES, factors
+from hyprl_jax.runtime.lengthscales import ADDITIVE, FREQUENCIES, PROCESSES, factors, importances
 from hyprl_jax.surrogate import Belief, expected_improvement, stationary
 
 _OFFSET = 0.3
@@ -43,6 +57,9 @@ _CENTRAL = 0.4  # improvement expected of the most central candidate before the 
 class ColdState(NamedTuple):
     """The processes after some trials of at most T."""
 
+    spectrum: jax.Array
+    """`[G, J F]` float32 share of each cosine in the prior covariance (first all features at the first
+    frequency); what is left to 1 is the share of the product kernel."""
     rows: jax.Array
     """`[G, T, N]` float32 rows of the Cholesky factor of each process."""
     inverse: jax.Array
@@ -65,6 +82,7 @@ def start(known: Knowledge, trials: int, config: SurrogateConfig) -> ColdState:
     """The processes before the first of at most `trials` trials."""
     candidates = known.encodings.shape[0]
     return ColdState(
+        spectrum=spectrum(known.encodings, config.lengthscale),
         rows=jnp.zeros((PROCESSES, trials, candidates), jnp.float32),
         inverse=jnp.zeros((PROCESSES, trials, trials), jnp.float32),
         log_determinant=jnp.zeros(PROCESSES, jnp.float32),
@@ -76,6 +94,36 @@ def start(known: Knowledge, trials: int, config: SurrogateConfig) -> ColdState:
     )
 
 
+def spectrum(encodings: jax.Array, lengthscale: jax.Array | float) -> jax.Array:
+    """`ColdState.spectrum` for candidates with `encodings [N, F]` and a `lengthscale`, or `[F]` of them, that
+    holds the square root of the number of features that differ.
+
+    Padded candidates have encodings of 0 alone and do not make a feature differ: where several have, they are
+    left out. Features that do not differ get no share."""
+    features = encodings.shape[1]
+    nothing = ~jnp.any(encodings != 0, axis=1)
+    used = ~(nothing & (nothing.sum() > 1))[:, None]
+    most = jnp.max(jnp.where(used, encodings, -jnp.inf), axis=0, initial=-jnp.inf)
+    differ = most > jnp.min(jnp.where(used, encodings, jnp.inf), axis=0, initial=jnp.inf)
+    own = jnp.asarray(lengthscale, jnp.float32) / jnp.sqrt(jnp.maximum(differ.sum(), 1).astype(jnp.float32))
+    lengths = own * jnp.asarray(factors(features), jnp.float32)
+    falling = 1.0 + (lengths[:, None] * jnp.asarray(FREQUENCIES, jnp.float32)[:, None]) ** 2
+    density = 1.0 / (falling * jnp.sqrt(falling))
+    density = density / density.sum(1, keepdims=True)
+    drawn = jnp.where(differ, jnp.asarray(importances(features), jnp.float32), 0.0)
+    shares = drawn / jnp.maximum(drawn.sum(1, keepdims=True), 1e-12)
+    return ADDITIVE * (density * shares[:, None]).reshape(PROCESSES, -1)
+
+
+def cosines(encodings: jax.Array, action: jax.Array) -> jax.Array:
+    """`[J F, N]` cosines between the candidates with `encodings [N, F]` and candidate `action`, in the order
+    of `ColdState.spectrum`."""
+    found = [jnp.cos(FREQUENCIES[0] * (encodings - encodings[action]).T)]
+    for _ in FREQUENCIES[1:]:
+        found.append(2.0 * found[-1] ** 2 - 1.0)
+    return jnp.concatenate(found)
+
+
 def update(
     known: Knowledge, state: ColdState, action: jax.Array, objective: jax.Array, config: SurrogateConfig
 ) -> ColdState:
@@ -83,11 +131,15 @@ def update(
     scalar)."""
     inverse_factors = jnp.asarray(1.0 / factors(known.encodings.shape[1]), jnp.float32)
 
+    additive = state.spectrum @ cosines(known.encodings, action)
+    rest = 1.0 - state.spectrum.sum(1)
+
     def one(
-        scales: jax.Array, rows: jax.Array, inverse: jax.Array, variance: jax.Array
-    ) -> tuple[jax.Array, ...]:
+        scales: jax.Array, added: jax.Array, part: jax.Array, rows: jax.Array, inverse: jax.Array,
+        variance: jax.Array,
+    ) -> tuple[jax.Array, ...]:  # fmt: skip
         places = known.places * scales
-        row = config.encoding_variance * stationary(places[action], places)
+        row = config.encoding_variance * (part * stationary(places[action], places) + added)
         past = rows[:, action]
         deviation = jnp.sqrt(jnp.maximum(variance[action], 0.0) + config.noise)
         new_row = (row - past @ rows) / deviation
@@ -99,8 +151,11 @@ def update(
             jnp.maximum(variance - new_row**2, 0.0),
         )
 
-    rows, inverse, grown, variance = jax.vmap(one)(inverse_factors, state.rows, state.inverse, state.variance)
+    rows, inverse, grown, variance = jax.vmap(one)(
+        inverse_factors, additive, rest, state.rows, state.inverse, state.variance
+    )
     return ColdState(
+        spectrum=state.spectrum,
         rows=rows,
         inverse=inverse,
         log_determinant=state.log_determinant + grown,

@@ -363,3 +363,32 @@ def optimal_values(
 
     visit(())
     return values
+
+
+def additive_kernel(x: np.ndarray, y: np.ndarray, lengthscales: np.ndarray, shares: np.ndarray) -> float:
+    """Sum over features, with `shares [F]` that sum to 1, of sums of cosines whose weights fall with
+    frequency by `(1 + (L omega)^2)^(-3/2)`, for `lengthscales [F]`."""
+    total = 0.0
+    for a, b, length, share in zip(x, y, lengthscales, shares, strict=True):
+        omegas = [math.pi / 4, math.pi / 2, math.pi, 2 * math.pi]
+        density = [(1.0 + (length * omega) ** 2) ** -1.5 for omega in omegas]
+        for omega, weight in zip(omegas, density, strict=True):
+            total += share * weight / sum(density) * math.cos(omega * (float(a) - float(b)))
+    return total
+
+
+def cold_kernel(encodings: np.ndarray, base: float, factors: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """`[N, N]` prior covariance of one process with `factors [F]` on the lengthscale `base` of one feature
+    and `draws [F]`: how much of the additive part, half of all, each feature explains before those that do
+    not differ are left out."""
+    differ = [len(set(column.tolist())) > 1 for column in encodings.T]
+    shares = np.asarray([draw if one else 0.0 for draw, one in zip(draws, differ, strict=True)])
+    part = 0.5 if any(differ) else 0.0
+    shares = shares / shares.sum() if any(differ) else shares
+    product = base * math.sqrt(max(sum(differ), 1)) * factors
+    kernel = np.zeros((len(encodings), len(encodings)))
+    for i, x in enumerate(encodings):
+        for j, y in enumerate(encodings):
+            main = additive_kernel(x, y, base * factors, shares)
+            kernel[i, j] = (1.0 - part) * rational_quadratic(x, y, product) + part * main
+    return kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 
 import jax
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from hyprl_jax import cold, knowledge, surrogate
 from hyprl_jax.config import SurrogateConfig
+from hyprl_jax.runtime import cold as cold_numpy
 from hyprl_jax.runtime.belief import WARM, Beliefs
 from hyprl_jax.runtime.cold import ColdPosterior, standings
-from hyprl_jax.runtime.lengthscales import PROCESSES, factors
+from hyprl_jax.runtime.lengthscales import PROCESSES, factors, importances
 
 CANDIDATES, FEATURES, TRIALS = 9, 3, 6
 CONFIG = SurrogateConfig(
@@ -55,10 +57,11 @@ def dense(
     """Mean and variance `[N]` of the mixture of processes by textbook formulas in float64."""
     targets, _, _ = standings(objectives)
     means, variances, evidence = [], [], []
-    for scales in 0.5 * factors(encodings.shape[1]):
-        kernel = 0.8 * np.asarray(
-            [[oracles.rational_quadratic(x, y, scales) for y in encodings] for x in encodings]
-        )
+    features = encodings.shape[1]
+    differing = int((np.ptp(encodings, axis=0) > 0).sum())
+    base = 0.5 / math.sqrt(differing)  # the tests configure what `fitting.numbers_of` makes of it
+    for own, draws in zip(factors(features), importances(features), strict=True):
+        kernel = 0.8 * oracles.cold_kernel(encodings, base, own, draws)
         inner = kernel[np.ix_(actions, actions)] + 0.05 * np.eye(len(actions))
         cross = kernel[:, actions]
         means.append(cross @ np.linalg.solve(inner, targets))
@@ -201,6 +204,102 @@ def test_one_process_learns_which_feature_matters() -> None:
         posterior.update(int(column), float(objectives[column]))
     mean = posterior.believe(np.ones(40, bool)).mean[16:]
     assert np.corrcoef(mean, objectives[16:])[0, 1] > 0.9
+
+
+def test_main_effects_are_learned_from_few_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    def learned(seed: int) -> float:
+        generator = np.random.default_rng(seed)
+        encodings = generator.random((225, 12))
+        heights, bends = generator.standard_normal((2, 12))
+        truth = (heights * encodings + bends * np.cos(np.pi * encodings)).sum(axis=1)
+        posterior = ColdPosterior(encodings, BELIEFS._replace(lengthscale=0.5))
+        for column in range(25):
+            posterior.update(column, float(truth[column]))
+        mean = posterior.believe(np.ones(225, bool)).mean
+        return float(np.corrcoef(mean[25:], truth[25:])[0, 1])
+
+    with_them = np.mean([learned(seed) for seed in range(8)])
+    monkeypatch.setattr(cold_numpy, "ADDITIVE", 0.0)
+    without = np.mean([learned(seed) for seed in range(8)])
+    assert with_them > without + 0.05
+
+
+def spectra(encodings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spectrum `[G, J, F]` in jax and in NumPy."""
+    features = encodings.shape[1]
+    theirs = np.asarray(cold.spectrum(jnp.asarray(encodings), 0.5)).reshape(PROCESSES, -1, features)
+    differ = np.ptp(encodings, axis=0) > 0
+    lengths = 0.5 / np.sqrt(max(differ.sum(), 1)) * factors(features)
+    return theirs, cold_numpy.spectrum(lengths, differ).reshape(PROCESSES, -1, features)
+
+
+def test_features_that_do_not_differ_explain_nothing() -> None:
+    encodings = np.random.default_rng(0).random((6, 4))
+    encodings[:, 1], encodings[:, 3] = 0.7, 0.0
+    theirs, ours = spectra(encodings)
+    np.testing.assert_allclose(theirs, ours, atol=1e-6)
+    assert (ours[:, :, [1, 3]] == 0).all() and (ours[:, :, [0, 2]] > 0).all()
+    np.testing.assert_allclose(ours.sum((1, 2)), 0.5)
+    for nothing in spectra(np.full((6, 4), 0.3)):
+        assert (nothing == 0).all(), "all weight is the product kernel's"
+
+
+def test_padding_changes_nothing() -> None:
+    encodings, actions, objectives = story(5)
+    encodings[:, 1] = 0.4  # does not differ, but from the zeros of padded candidates
+    padded = np.pad(encodings, ((0, 5), (0, 2)))
+    told = jnp.asarray(actions), jnp.asarray(objectives)
+    wide = _told(jnp.asarray(padded), *told, TRIALS)
+    narrow = _told(jnp.asarray(encodings), *told, TRIALS)
+    np.testing.assert_allclose(wide.mean[:CANDIDATES], narrow.mean, atol=1e-5)
+    np.testing.assert_allclose(wide.deviation[:CANDIDATES], narrow.deviation, atol=1e-5)
+    mean, _ = dense(encodings, actions, objectives)
+    np.testing.assert_allclose(narrow.mean, mean, atol=2e-4)
+
+
+def test_candidates_of_a_known_space_are_seen_through_its_scales() -> None:
+    encodings, actions, objectives = story(6)
+    scales = np.asarray([1.0, 0.7, 0.5])
+    beliefs = BELIEFS._replace(lengthscale=0.5 / math.sqrt(FEATURES))
+    posterior = ColdPosterior(encodings, beliefs, scales)
+    for action, objective in zip(actions, objectives, strict=True):
+        posterior.update(int(action), float(objective))
+    mean, variance = dense(encodings * scales, actions, objectives)
+    ours = posterior.believe(legal_after(actions))
+    np.testing.assert_allclose(ours.mean, mean, atol=1e-9)
+    np.testing.assert_allclose(ours.deviation**2, variance, atol=1e-9)
+
+
+def test_no_share_comes_or_goes_when_candidates_of_a_known_space_are_redrawn() -> None:
+    encodings, actions, objectives = story(8)
+    untested = np.flatnonzero(legal_after(actions))
+    beliefs = BELIEFS._replace(lengthscale=0.5 / math.sqrt(FEATURES))
+    alike = encodings.copy()
+    alike[:, 2] = 0.3  # a feature that the first draw happens not to vary
+    tuples = BELIEFS._replace(lengthscale=(0.5,) * FEATURES)
+    known = ColdPosterior(alike, beliefs._replace(lengthscale=0.5), np.ones(FEATURES))
+    fixed = ColdPosterior(alike, tuples)
+    for posterior in (known, fixed):
+        posterior.update(int(actions[0]), float(objectives[0]))
+        posterior.replace(untested, encodings[untested], np.zeros((0, len(untested))))
+    moved = np.abs(known.variance[:, untested] - fixed.variance[:, untested])
+    assert (moved > 1e-6).any(), "the feature counts from the start where the space is known"
+    assert (known.variance <= 0.8 + 1e-12).all() and (fixed.variance <= 0.8 + 1e-12).all()
+
+
+def test_shares_do_not_change_when_features_are_added() -> None:
+    few, many = importances(3), importances(40)
+    np.testing.assert_array_equal(few, many[:, :3])
+    assert (many > 0).all()
+    np.testing.assert_allclose(np.sort(many, axis=0), np.sort(few[:, :1], axis=0) * np.ones((1, 40)))
+    np.testing.assert_allclose(many.mean(), 1.0, atol=0.05)
+    assert importances(0).shape == (PROCESSES, 0)
+
+
+def test_a_candidate_without_features_is_believed() -> None:
+    posterior = ColdPosterior(np.zeros((1, 0)), BELIEFS._replace(lengthscale=0.5), np.ones(0))
+    posterior.update(0, 3.0)
+    assert np.isfinite(posterior.believe(np.zeros(1, bool)).mean).all()
 
 
 def test_a_warm_start_assumes_what_training_does() -> None:

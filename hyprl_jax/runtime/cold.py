@@ -6,12 +6,13 @@ replaced between trials.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 
 from hyprl_jax.runtime.belief import Belief, Beliefs, History, candidate_features, expected_improvement
-from hyprl_jax.runtime.lengthscales import PROCESSES, factors
+from hyprl_jax.runtime.lengthscales import ADDITIVE, FREQUENCIES, PROCESSES, factors, importances
 
 _OFFSET = 0.3
 _FREEDOM = 4.0
@@ -19,6 +20,7 @@ _FLAT = 1e-12
 _CENTRAL = 0.4
 _UNIT = 0.25
 _ROWS = 16
+_BLOCK = 2**16  # cosines computed at once
 
 
 class ColdPosterior(History):
@@ -28,7 +30,9 @@ class ColdPosterior(History):
         encodings: `[N, F]` features of the candidates.
         beliefs: `lengthscale` is that of `hyprl_jax.cold` for a known space (one for each feature), or a
             scalar that is multiplied by the square root of the number of features that differ.
-        feature_scales: `[F]` factors on the features in distances (`Space.feature_scales`).
+        feature_scales: `[F]` factors on the features in distances (`Space.feature_scales`), where the space
+            is known; then all features have a share in the additive part, whatever candidates are drawn.
+            Otherwise those have in which the candidates differ now.
     """
 
     informed = False
@@ -39,12 +43,18 @@ class ColdPosterior(History):
         super().__init__()
         self.beliefs = beliefs
         count, features = encodings.shape
+        differ = np.ptp(encodings, axis=0) > 0
+        varying = math.sqrt(max(1, int(differ.sum())))
         lengthscale = np.asarray(beliefs.lengthscale, np.float64)
         if lengthscale.ndim == 0:
-            varying = max(1, int((np.ptp(encodings, axis=0) > 0).sum()))
-            lengthscale = lengthscale * math.sqrt(varying)
+            lengthscale = lengthscale * varying
+        self._widths = np.broadcast_to(np.asarray(feature_scales, np.float64), (features,))
         self._scales = feature_scales / (lengthscale * factors(features))
+        shared = differ if np.ndim(feature_scales) == 0 else np.ones(features, bool)
+        self._spectrum = spectrum(lengthscale / varying * factors(features), shared)
+        self._rest = 1.0 - self._spectrum.sum(1)
         self._encodings = np.asarray(encodings, np.float64).copy()
+        self._waves = self._waves_of(self._encodings)
         self._rows = np.zeros((PROCESSES, 0, count))
         self._inverse = np.zeros((PROCESSES, 0, 0))
         self._log_determinant = np.zeros(PROCESSES)
@@ -60,10 +70,10 @@ class ColdPosterior(History):
         tested."""
         del surfaces
         self._encodings[columns] = encodings
+        self._waves[:, :, columns] = self._waves_of(encodings)
         variance = np.full((PROCESSES, len(columns)), self.beliefs.encoding_variance)
         if self.trial:
-            tested = self._encodings[self.columns]
-            rows = self._inverse @ self._covariance(tested, self._encodings[columns])
+            rows = self._inverse @ self._covariance(self.columns, columns)
             self._rows[:, : self.trial, columns] = rows
             variance = np.maximum(variance - np.einsum("gtm,gtm->gm", rows, rows), 0.0)
         self.variance[:, columns] = variance
@@ -72,6 +82,7 @@ class ColdPosterior(History):
         """Adds candidates `[M, F]`; returns their columns `[M]`."""
         before, more = self.size, encodings.shape[0]
         self._encodings = np.concatenate([self._encodings, np.zeros((more, encodings.shape[1]))])
+        self._waves = np.concatenate([self._waves, np.zeros((*self._waves.shape[:2], more))], axis=2)
         self._rows = np.concatenate([self._rows, np.zeros((*self._rows.shape[:2], more))], axis=2)
         self.variance = np.concatenate([self.variance, np.zeros((PROCESSES, more))], axis=1)
         columns = np.arange(before, before + more)
@@ -84,7 +95,7 @@ class ColdPosterior(History):
         if done >= self._rows.shape[1]:
             more = np.zeros((PROCESSES, max(_ROWS, done), self.size))
             self._rows = np.concatenate([self._rows, more], axis=1)
-        row = self._covariance(self._encodings[[column]], self._encodings)[:, 0]
+        row = self._covariance([column], slice(None))[:, 0]
         rows = self._rows[:, :done]
         past = rows[:, :, column]
         deviation = np.sqrt(np.maximum(self.variance[:, column], 0.0) + self.beliefs.noise)
@@ -134,15 +145,52 @@ class ColdPosterior(History):
         nothing = np.zeros(len(columns))
         return candidate_features(belief, columns, nothing, nothing)
 
-    def _covariance(self, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Prior covariance `[G, A, B]` between candidates with features `[A, F]` and `[B, F]`."""
-        x, y = ones * self._scales[:, None, :], others * self._scales[:, None, :]
+    def _covariance(self, ones: list[int], others: np.ndarray | slice) -> np.ndarray:
+        """Prior covariance `[G, A, B]` between the candidates in two sets of columns."""
+        x = self._encodings[ones] * self._scales[:, None, :]
+        y = self._encodings[others] * self._scales[:, None, :]
         distance = (x * x).sum(2)[:, :, None] + (y * y).sum(2)[:, None, :] - 2.0 * x @ y.transpose(0, 2, 1)
-        return self.beliefs.encoding_variance / (1.0 + np.maximum(distance, 0.0) / 4.0) ** 2
+        product = self._rest[:, None, None] / (1.0 + np.maximum(distance, 0.0) / 4.0) ** 2
+        return self.beliefs.encoding_variance * (product + self._additive(ones, others))
+
+    def _additive(self, ones: list[int], others: np.ndarray | slice) -> np.ndarray:
+        """The additive part `[G, A, B]` of it, before `encoding_variance`."""
+        cosine, sine = np.ascontiguousarray(self._waves[:, :, ones])[..., None]
+        cosines, sines = np.ascontiguousarray(self._waves[:, :, others])[:, :, None]
+        features, _, count = cosines.shape
+        found = np.empty((PROCESSES, len(ones), count))
+        step = max(1, _BLOCK // max(1, self._spectrum.shape[1] * count))
+        for begin in range(0, len(ones), step):
+            some = slice(begin, begin + step)
+            waves = np.empty((len(FREQUENCIES), features, *found[0, some].shape))
+            np.multiply(cosine[:, some], cosines, out=waves[0])
+            waves[0] += sine[:, some] * sines
+            for once, twice in itertools.pairwise(waves):
+                np.multiply(once, once, out=twice)
+                twice *= 2.0
+                twice -= 1.0
+            flat = waves.reshape(self._spectrum.shape[1], found[0, some].size)
+            found[:, some] = (self._spectrum @ flat).reshape(PROCESSES, -1, count)
+        return found
+
+    def _waves_of(self, encodings: np.ndarray) -> np.ndarray:
+        """`[2, F, N]` cosine and sine of features `[N, F]` at the first frequency."""
+        angles = FREQUENCIES[0] * (encodings * self._widths).T
+        return np.stack([np.cos(angles), np.sin(angles)])
 
     def _centrality(self, legal: np.ndarray) -> np.ndarray:
         centre = self._encodings[legal].mean(0) if legal.any() else 0.0
         return _CENTRAL * np.exp(-((self._encodings - centre) ** 2).sum(1))
+
+
+def spectrum(lengths: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    """`[G, J F]` share of each cosine in the prior covariance, for the `lengths [G, F]` of the features and
+    those that have a share, `shared [F]` bool; see `hyprl_jax.cold.spectrum`."""
+    density = (1.0 + (lengths[:, None] * np.asarray(FREQUENCIES)[:, None]) ** 2) ** -1.5
+    density /= density.sum(1, keepdims=True)
+    drawn = importances(len(shared)) * shared
+    shares = drawn / np.maximum(drawn.sum(1, keepdims=True), 1e-12)
+    return ADDITIVE * (density * shares[:, None]).reshape(PROCESSES, -1)
 
 
 def standings(objectives: np.ndarray) -> tuple[np.ndarray, float, float]:
