@@ -14,14 +14,14 @@ frequencies omega_j = pi / 4, pi / 2, pi and 2 pi, with l_gfj proportional to (1
 summing to 1 over j. L_gf is the lengthscale of one feature, without the square root of the number of features
 that `fitting.numbers_of` puts in, times the factor of process and feature. The w_gf are random shares of the
 features in which the candidates differ, summing to 1 (A is 0 where they differ in none). So the prior
-variance is 1, times `encoding_variance`. Each frequency is twice the one before, and so a cosine a feature is
-computed and cos 2a = 2 cos^2 a - 1 does the rest; all processes share them.
+variance is 1, times `encoding_variance`. Cosines and sines are computed once an episode, at the first
+frequency: cos(a - b) = cos a cos b + sin a sin b, and cos 2a = 2 cos^2 a - 1 leads from each frequency to the
+next, which is twice as high. All processes share the cosines.
 
-The scale of each process is integrated out, which makes it a Student-t
-process (Shah, Wilson and Ghahramani 2014, eqs. 4 and 6). Improvement is counted from the best mean of a
-tested configuration, since the best result of a noisy objective is luck in part. Results are seen on a
-logarithmic scale between the best and the median of the history, so that the differences among good ones
-count and bad ones, however bad, do not:
+The scale of each process is integrated out, which makes it a Student-t process (Shah, Wilson and Ghahramani
+2014, eqs. 4 and 6). Improvement is counted from the best mean of a tested configuration, since the best
+result of a noisy objective is luck in part. Results are seen on a logarithmic scale between the best and the
+median of the history, so that the differences among good ones count and bad ones, however bad, do not:
 
     z = -log((best - y) / (best - median) + 0.3), standardised and divided by 4,
 
@@ -60,6 +60,8 @@ class ColdState(NamedTuple):
     spectrum: jax.Array
     """`[G, J F]` float32 share of each cosine in the prior covariance (first all features at the first
     frequency); what is left to 1 is the share of the product kernel."""
+    waves: jax.Array
+    """`[2, F, N]` float32 cosine and sine of the features of all candidates at the first frequency."""
     rows: jax.Array
     """`[G, T, N]` float32 rows of the Cholesky factor of each process."""
     inverse: jax.Array
@@ -81,8 +83,10 @@ class ColdState(NamedTuple):
 def start(known: Knowledge, trials: int, config: SurrogateConfig) -> ColdState:
     """The processes before the first of at most `trials` trials."""
     candidates = known.encodings.shape[0]
+    angles = FREQUENCIES[0] * known.encodings.T
     return ColdState(
         spectrum=spectrum(known.encodings, config.lengthscale),
+        waves=jnp.stack([jnp.cos(angles), jnp.sin(angles)]),
         rows=jnp.zeros((PROCESSES, trials, candidates), jnp.float32),
         inverse=jnp.zeros((PROCESSES, trials, trials), jnp.float32),
         log_determinant=jnp.zeros(PROCESSES, jnp.float32),
@@ -115,10 +119,10 @@ def spectrum(encodings: jax.Array, lengthscale: jax.Array | float) -> jax.Array:
     return ADDITIVE * (density * shares[:, None]).reshape(PROCESSES, -1)
 
 
-def cosines(encodings: jax.Array, action: jax.Array) -> jax.Array:
-    """`[J F, N]` cosines between the candidates with `encodings [N, F]` and candidate `action`, in the order
-    of `ColdState.spectrum`."""
-    found = [jnp.cos(FREQUENCIES[0] * (encodings - encodings[action]).T)]
+def cosines(waves: jax.Array, action: jax.Array) -> jax.Array:
+    """`[J F, N]` cosines of the gaps between all candidates and candidate `action`, from `ColdState.waves`,
+    in the order of `ColdState.spectrum`."""
+    found = [jnp.sum(waves * waves[:, :, action][:, :, None], axis=0)]
     for _ in FREQUENCIES[1:]:
         found.append(2.0 * found[-1] ** 2 - 1.0)
     return jnp.concatenate(found)
@@ -131,7 +135,7 @@ def update(
     scalar)."""
     inverse_factors = jnp.asarray(1.0 / factors(known.encodings.shape[1]), jnp.float32)
 
-    additive = state.spectrum @ cosines(known.encodings, action)
+    additive = state.spectrum @ cosines(state.waves, action)
     rest = 1.0 - state.spectrum.sum(1)
 
     def one(
@@ -156,6 +160,7 @@ def update(
     )
     return ColdState(
         spectrum=state.spectrum,
+        waves=state.waves,
         rows=rows,
         inverse=inverse,
         log_determinant=state.log_determinant + grown,
