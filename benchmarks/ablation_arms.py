@@ -78,6 +78,8 @@ ARMS: tuple[Arm, ...] = (
         "What is it worth to leave a training task out of its own prior?"),
     Arm("no_similarity", "prior", {"surrogate.similarity": False},
         "What is it worth to weigh known tasks by the likeness of their metafeatures?"),
+    Arm("certain_mean", "prior", {"surrogate.mean_variance": 0.0},
+        "Should a task be able to turn out the opposite of the known ones?"),
     Arm("gaussian", "prior", {"surrogate.freedom": 0.0},
         "What is it worth that surprises widen the posterior?"),
     Arm("no_fit", "prior", {"surrogate.fit": False}, "What is it worth to fit the kernel by likelihood?"),

@@ -46,6 +46,7 @@ def check(config: TrainConfig) -> None:
         "surrogate.sharpness_low": config.surrogate.sharpness_low,
         "surrogate.sharpness_high": config.surrogate.sharpness_high,
         "surrogate.gain_weight": config.surrogate.gain_weight, "surrogate.freedom": config.surrogate.freedom,
+        "surrogate.mean_variance": config.surrogate.mean_variance,
         "learner.replay_alpha": learner.replay_alpha, "learner.replay_beta": learner.replay_beta,
     }  # fmt: skip
     for name, value in not_negative.items():

@@ -24,6 +24,7 @@ from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.knowledge import Numbers
+from hyprl_jax.runtime.likeness import MIDDLE
 from hyprl_jax.surrogate import stationary
 
 FACTORS = (0.5, 1.5, 5.0)  # on the fitted encoding variance
@@ -143,7 +144,9 @@ def _surprise(
     learned = (weights[:, None] * (known - mean)).T @ (known - mean) * jnp.any(peers)
     places = bank.encodings[collection, history] / numbers.lengthscale
     rough = jax.vmap(stationary, in_axes=(0, None))(places, places)
-    covariance = numbers.learned_variance * learned + numbers.encoding_variance * rough
+    contrast = (mean - MIDDLE) * jnp.any(peers)
+    learned = numbers.learned_variance * learned + config.mean_variance * jnp.outer(contrast, contrast)
+    covariance = learned + numbers.encoding_variance * rough
     covariance = covariance * present[:, None] * present + jnp.diag(
         numbers.noise + _LEAST_NOISE + (1.0 - present)
     )

@@ -19,9 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from hyprl_jax.config import SurrogateConfig
-
-LEAST_FLOOR = 0.3
-"""The share f is never less, however much a likelihood over some forty tasks may like a few of them."""
+from hyprl_jax.runtime.likeness import LEAST_FLOOR, MIDDLE
 
 
 class Numbers(NamedTuple):
@@ -62,6 +60,8 @@ class Knowledge(NamedTuple):
     """`[N]` float32 prior mean."""
     deviation: jax.Array
     """`[N]` float32 standard deviation of the known surfaces around it."""
+    contrast: jax.Array
+    """`[N]` float32 prior mean less `MIDDLE` (0 where nothing is learned)."""
 
 
 def know(
@@ -84,8 +84,10 @@ def know(
     variance = jnp.maximum(weights @ (surfaces * surfaces) - mean * mean, 0.0)
     if config.prior != "learned":
         variance = jnp.zeros_like(variance)
+    learned = config.prior == "learned"
+    contrast = jnp.where(jnp.any(peers) & learned, mean - MIDDLE, 0.0)
     places = encodings / config.lengthscale
-    return Knowledge(surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance))
+    return Knowledge(surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance), contrast)
 
 
 def task_weights(peers: jax.Array, unlikeness: jax.Array | None, config: SurrogateConfig) -> jax.Array:

@@ -260,7 +260,7 @@ def relative(view: View, columns: jax.Array) -> jax.Array:
     one, at least log(0.001). The floor is relative, because late in an episode all improvements are small and
     their order still matters."""
     share = view.acquired.acquisition[columns] / view.acquired.top
-    return jnp.minimum(jnp.log(share + 1e-3), 0.0)
+    return jnp.minimum(jnp.log((share + 1e-3) / 1.001), 0.0)
 
 
 def _context(

@@ -4,14 +4,16 @@ Two sources are kept side by side, for one episode over N candidates with K know
 [K, N]` in units of their own range, 0 to 1):
 
 *A Gaussian process* with prior mean `m = sum_k w_k P_k` (`hyprl_jax.knowledge` weighs the known tasks) and
-covariance `s sum_k w_k (P_k - m)(P_k - m)' + e k(x, x')`: how the known tasks vary together, plus a
-stationary kernel over encodings. Its posterior over the finite candidate set is updated incrementally (one
-row of the pivoted Cholesky factor a trial; Rasmussen and Williams 2006, A.4), so that a step costs O(T N) and
-nothing is ever factorised again. The objective of the task being played comes in raw units `y = (z - b) / a`;
-because the update is linear, the projections of `y`, of the constant and of the prior mean are kept apart and
-the scale `a` and shift `b` are estimated anew after each trial: `b` in closed form, `a` over a grid, both
-under priors from the known tasks' ranges. How far the task lies from what was known is integrated out too,
-which makes a Student-t process of it: deviations grow with surprise and shrink without.
+covariance `s sum_k w_k (P_k - m)(P_k - m)' + u (m - c)(m - c)' + e k(x, x')`: how the known tasks vary
+together, a factor on what they have in common (without it, a task on which the usually good configurations
+are bad is never understood), plus a stationary kernel over encodings. Its posterior over the finite candidate
+set is updated incrementally (one row of the pivoted Cholesky factor a trial; Rasmussen and Williams 2006,
+A.4), so that a step costs O(T N) and nothing is ever factorised again. The objective of the task being played
+comes in raw units `y = (z - b) / a`; because the update is linear, the projections of `y`, of the constant
+and of the prior mean are kept apart and the scale `a` and shift `b` are estimated anew after each trial: `b`
+in closed form, `a` over a grid, both under priors from the known tasks' ranges. How far the task lies from
+what was known is integrated out too, which makes a Student-t process of it: deviations grow with surprise and
+shrink without.
 
 *Retrieval*: known tasks weighted by how well they rank the tested pairs (in the spirit of two-stage transfer
 surrogates, Wistuba, Schilling and Schmidt-Thieme 2016), the weighted mean surface, and the improvement
@@ -95,6 +97,7 @@ def start(known: Knowledge, trials: int, config: SurrogateConfig) -> SurrogateSt
     """The belief before the first of at most `trials` trials."""
     tasks, candidates = known.surfaces.shape
     variance = config.learned_variance * known.deviation**2 + config.encoding_variance
+    variance = variance + config.mean_variance * known.contrast**2
     return SurrogateState(
         rows=jnp.zeros((trials, candidates), jnp.float32),
         variance=variance,
@@ -116,7 +119,8 @@ def covariance_row(known: Knowledge, action: jax.Array, config: SurrogateConfig)
         return rough
     # In weight space: sum_k w_k (P_k - m)(P_k - m)' = sum_k w_k P_k P_k' - m m', for weights that sum to 1.
     learned = (known.weights * known.surfaces[:, action]) @ known.surfaces - known.mean[action] * known.mean
-    return config.learned_variance * learned + rough
+    opposed = config.mean_variance * known.contrast[action] * known.contrast
+    return config.learned_variance * learned + opposed + rough
 
 
 def stationary(x: jax.Array, others: jax.Array) -> jax.Array:

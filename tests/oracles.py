@@ -129,6 +129,8 @@ def prior(
         for k in used:
             deviation = surfaces[k].astype(np.float64) - mean
             covariance += config.learned_variance * weights[k] * np.outer(deviation, deviation)
+        if used:
+            covariance += config.mean_variance * np.outer(mean - 0.7, mean - 0.7)
     for i in range(candidates):
         for j in range(candidates):
             covariance[i, j] += config.encoding_variance * rational_quadratic(

@@ -25,6 +25,7 @@ COLD = SurrogateConfig(prior="constant")
 CONFIGS = {
     "learned": LEARNED,
     "gaussian": GAUSSIAN,
+    "certain mean": SurrogateConfig(mean_variance=0.0),
     "all alike": SurrogateConfig(similarity=False),
     "mean": SurrogateConfig(prior="mean"),
     "constant": COLD,
@@ -160,7 +161,9 @@ def test_posterior_is_that_of_a_dense_gaussian_process(name: str, seed: int) -> 
         np.testing.assert_allclose(found.belief.deviation[done] ** 2, variance, rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["learned", "gaussian", "all alike", "mean", "other numbers"])
+@pytest.mark.parametrize(
+    "name", ["learned", "gaussian", "certain mean", "all alike", "mean", "other numbers"]
+)
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=8)
 def test_scale_and_shift_are_posterior_means(name: str, seed: int) -> None:

@@ -63,7 +63,9 @@ def _start(view: View, key: jax.Array) -> jax.Array:
 
 def _simple(name: str, learned: SurrogateConfig) -> Baseline:
     """The baselines of this module."""
-    plain = dataclasses.replace(learned, similarity=PLAIN.similarity, freedom=PLAIN.freedom)
+    plain = dataclasses.replace(
+        learned, similarity=PLAIN.similarity, freedom=PLAIN.freedom, mean_variance=PLAIN.mean_variance
+    )
     table = {
         "random": Baseline(score_player(_random), _nothing, True, plain),
         "mean_list": Baseline(score_player(_mean_list), _nothing, False, plain),

@@ -221,6 +221,7 @@ def _numbers(
             freedom=given.freedom,
             similarity_width=float(leaves["similarity_width"][0, row]),
             similarity_floor=floor,
+            mean_variance=given.mean_variance,
         )
     return found
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.runtime.likeness import task_weights
+from hyprl_jax.runtime.likeness import MIDDLE, task_weights
 
 SMALL = 1e-5
 _SCALES = 15
@@ -46,12 +46,13 @@ class Beliefs(NamedTuple):
     similarity_width: float = 1.0
     similarity_floor: float = 1.0
     """1: all earlier tasks count the same."""
+    mean_variance: float = 0.0
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> Beliefs:
         """Checked; InputError, beginning with `where`, if it is malformed. Exports of the first versions do
-        not have the last three numbers: their defaults are what was done then."""
-        if not isinstance(data, Mapping) or set(data) not in (set(cls._fields), set(cls._fields[:-3])):
+        not have the last four numbers: their defaults are what was done then."""
+        if not isinstance(data, Mapping) or set(data) not in (set(cls._fields), set(cls._fields[:-4])):
             raise InputError(f"{where}: the numbers of the surrogate are not {', '.join(cls._fields)}")
         data = {**cls._field_defaults, **data}
         if data["prior"] not in ("learned", "mean", "constant", "cold"):
@@ -72,7 +73,7 @@ class Beliefs(NamedTuple):
         return cls(**{**data, "lengthscale": lengthscale})
 
 
-WARM = Beliefs("learned", 0.1, 1.0, 1.2, 0.003, 8.0, 32.0, 0.4, 4.0, 0.2, 0.3)
+WARM = Beliefs("learned", 0.1, 1.0, 1.2, 0.003, 8.0, 32.0, 0.4, 4.0, 0.2, 0.3, 0.5)
 """What is assumed where earlier tasks are given to a policy that was trained for cold starts: the defaults of
 `SurrogateConfig`."""
 
@@ -189,6 +190,7 @@ class Posterior(History):
         spread = np.sqrt(learned) if beliefs.prior == "learned" else np.zeros(len(columns))
         self.mean[columns], self.spread[columns] = mean, spread
         variance = beliefs.learned_variance * spread**2 + beliefs.encoding_variance
+        variance = variance + beliefs.mean_variance * self._contrast(columns) ** 2
         if self.trial:
             tested = self.columns
             factor = np.tril(self._rows[: self.trial, tested].T)
@@ -278,7 +280,13 @@ class Posterior(History):
             return rough
         weighted = self._weights[:, None] * self.surfaces[:, ones]
         learned = weighted.T @ self.surfaces[:, others] - self.mean[ones][:, None] * self.mean[others]
-        return beliefs.learned_variance * learned + rough
+        opposed = self._contrast(ones)[:, None] * self._contrast(others)
+        return beliefs.learned_variance * learned + beliefs.mean_variance * opposed + rough
+
+    def _contrast(self, columns: np.ndarray | list[int]) -> np.ndarray:
+        """Of candidates `[M]`; see `knowledge.Knowledge`."""
+        informed = self.informed and self.beliefs.prior == "learned"
+        return self.mean[columns] - MIDDLE if informed else np.zeros(len(columns))
 
     def _reference(self, first: float) -> float:
         return float(self._weights @ self._lower) if self.informed else first

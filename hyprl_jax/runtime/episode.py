@@ -202,7 +202,7 @@ class Episode:
 
 def relative(belief: Belief, columns: np.ndarray) -> np.ndarray:
     """Log-acquisition `[C]` relative to the best legal candidate; see `rollout.relative`."""
-    return np.minimum(np.log(belief.acquisition[columns] / belief.top + 1e-3), 0.0)
+    return np.minimum(np.log((belief.acquisition[columns] / belief.top + 1e-3) / 1.001), 0.0)
 
 
 def _clip(value: float, lower: float, upper: float) -> float:

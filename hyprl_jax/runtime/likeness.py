@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-LEAST_FLOOR = 0.3  # see `hyprl_jax.knowledge`
+LEAST_FLOOR = 0.3
+"""The share that all earlier tasks have alike is never less, however much a likelihood over some forty tasks
+may like a few of them."""
+MIDDLE = 0.7
+"""A typical place in the range of a task: what the contrast of the prior mean is counted from."""
 _LEAST_VARIANCE = 1e-6
 _MOST_DEVIATIONS = 3.0
 
