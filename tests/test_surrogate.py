@@ -464,3 +464,24 @@ def test_everything_differentiable_stays_finite_under_noise_free_settings() -> N
     config = dataclasses.replace(LEARNED, noise=1e-6)
     found = told(random_story(9), config)
     assert np.isfinite(found.features).all()
+
+
+def test_a_task_may_turn_out_the_opposite_of_the_known_ones() -> None:
+    """Known tasks agree; the played one is upside down. A factor on the prior mean lets results turn around
+    what is believed of the rest; without it the prior is believed to the end."""
+    random = np.random.default_rng(0)
+    common = np.sort(random.uniform(size=12))
+    surfaces = np.clip(common + 0.03 * random.normal(size=(6, 12)), 0.0, 1.0).astype(np.float32)
+    actions = np.asarray([11, 0, 9, 2, 7, 4], np.int32)
+    story = random_story(1, candidates=12, known=6)._replace(
+        surfaces=surfaces, peers=np.ones(6, bool), lower=np.zeros(6, np.float32), span=np.ones(6, np.float32),
+        actions=actions, objectives=(1.0 - common[actions]).astype(np.float32),
+        encodings=np.eye(12, 2, dtype=np.float32) * 50.0,
+    )  # fmt: skip
+    untested = np.setdiff1d(np.arange(12), actions)
+    slopes = {}
+    for variance in (0.0, 0.5):
+        config = dataclasses.replace(LEARNED, mean_variance=variance, encoding_variance=0.01)
+        mean = told(story, config).belief.mean[-1][untested]
+        slopes[variance] = np.polyfit(common[untested], mean, 1)[0]
+    assert slopes[0.5] < -0.3 and slopes[0.0] > slopes[0.5] + 0.5
