@@ -251,6 +251,7 @@ def _published_learner() -> dict[str, Any]:
     return {field.name: getattr(taught, field.name) for field in dataclasses.fields(taught)}
 
 
+@pytest.mark.slow
 def test_an_update_learns_from_episodes_that_saw_results_late() -> None:
     """All parameters move, and the target network moves when it is due."""
     bank, _, fold = small_bank(configs=CONFIGS)
@@ -354,6 +355,7 @@ def test_its_evaluation_plays_repeats_and_its_repair_does_not(
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_baselines_beside_it_are_what_they_are_alone(run: Path) -> None:
     """It has no surrogate whose configuration they could share."""
     tables = load_tables(str(json.loads((run / "config.json").read_text())["collections"][0]))
@@ -430,6 +432,7 @@ def test_ablations_are_not_exported(
         assert not (tmp_path / "exported").exists()
 
 
+@pytest.mark.slow
 def test_attention_learns_by_the_default_learner() -> None:
     """The gradient of the fit reaches every parameter of the cell."""
     bank, _, fold = small_bank(configs=CONFIGS)
@@ -442,6 +445,7 @@ def test_attention_learns_by_the_default_learner() -> None:
         assert not np.array_equal(old, new) and np.isfinite(new).all()
 
 
+@pytest.mark.slow
 def test_attention_plays_as_many_trials_as_it_has_room_for(attentive: Path) -> None:
     """Weights are loaded as they were."""
     tables = load_tables(str(json.loads((attentive / "config.json").read_text())["collections"][0]))
