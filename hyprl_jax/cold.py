@@ -3,9 +3,10 @@
 G Gaussian processes that differ in the lengthscales of their features (`runtime.lengthscales`) are updated
 side by side and averaged with weights proportional to their marginal likelihood of the history (Rasmussen and
 Williams 2006, eq. 2.30): importance sampling over lengthscales instead of an optimiser in the loop, and a way
-to find out which hyperparameters matter. A part A = 0.5 of the variance of process g is additive, since the
-main effect of a feature is learned from few results, however many features there are (Duvenaud, Nickisch and
-Rasmussen 2011, "Additive Gaussian processes"): with the product kernel RQ_g of `surrogate.stationary`,
+to find out which hyperparameters matter. A part A of the variance of process g (`SurrogateConfig.additive`, 0
+unless it is asked for) may be additive, since the main effect of a feature is learned from few results,
+however many features there are (Duvenaud, Nickisch and Rasmussen 2011, "Additive Gaussian processes"): with
+the product kernel RQ_g of `surrogate.stationary`,
 
     k_g(x, x') = (1 - A) RQ_g(x, x') + A sum_f w_gf sum_j l_gfj cos(omega_j (x_f - x'_f)).
 
@@ -44,7 +45,7 @@ import jax.numpy as jnp
 
 from hyprl_jax.config import SurrogateConfig
 from hyprl_jax.knowledge import Knowledge
-from hyprl_jax.runtime.lengthscales import ADDITIVE, FREQUENCIES, PROCESSES, factors, importances
+from hyprl_jax.runtime.lengthscales import FREQUENCIES, PROCESSES, factors, importances
 from hyprl_jax.surrogate import Belief, expected_improvement, stationary
 
 _OFFSET = 0.3
@@ -85,7 +86,7 @@ def start(known: Knowledge, trials: int, config: SurrogateConfig) -> ColdState:
     candidates = known.encodings.shape[0]
     angles = FREQUENCIES[0] * known.encodings.T
     return ColdState(
-        spectrum=spectrum(known.encodings, config.lengthscale),
+        spectrum=config.additive * spectrum(known.encodings, config.lengthscale),
         waves=jnp.stack([jnp.cos(angles), jnp.sin(angles)]),
         rows=jnp.zeros((PROCESSES, trials, candidates), jnp.float32),
         inverse=jnp.zeros((PROCESSES, trials, trials), jnp.float32),
@@ -99,8 +100,9 @@ def start(known: Knowledge, trials: int, config: SurrogateConfig) -> ColdState:
 
 
 def spectrum(encodings: jax.Array, lengthscale: jax.Array | float) -> jax.Array:
-    """`ColdState.spectrum` for candidates with `encodings [N, F]` and a `lengthscale`, or `[F]` of them, that
-    holds the square root of the number of features that differ.
+    """`ColdState.spectrum` before it is multiplied with the share that is additive, for candidates with
+    `encodings [N, F]` and a `lengthscale`, or `[F]` of them, that holds the square root of the number of
+    features that differ.
 
     Padded candidates have encodings of 0 alone and do not make a feature differ: where several have, they are
     left out. Features that do not differ get no share."""
@@ -116,7 +118,7 @@ def spectrum(encodings: jax.Array, lengthscale: jax.Array | float) -> jax.Array:
     density = density / density.sum(1, keepdims=True)
     drawn = jnp.where(differ, jnp.asarray(importances(features), jnp.float32), 0.0)
     shares = drawn / jnp.maximum(drawn.sum(1, keepdims=True), 1e-12)
-    return ADDITIVE * (density * shares[:, None]).reshape(PROCESSES, -1)
+    return (density * shares[:, None]).reshape(PROCESSES, -1)
 
 
 def cosines(waves: jax.Array, action: jax.Array) -> jax.Array:

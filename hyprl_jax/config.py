@@ -89,6 +89,8 @@ class SurrogateConfig:
     """Prior variance that is explained by the encodings alone, in squared units of a task's range."""
     learned_variance: float = sweepable(1.0)
     """Factor on the covariance of the training surfaces."""
+    additive: float = sweepable(0.0)
+    """Share of the covariance that adds up over features, with the prior `cold` (see `hyprl_jax.cold`)."""
     mean_variance: float = sweepable(0.5)
     """Variance of the factor, 1 on average, by which the prior mean counts: with the prior `learned`, a task
     may turn out to be unlike the known ones, or their opposite."""

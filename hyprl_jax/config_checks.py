@@ -76,6 +76,7 @@ def _check_probabilities(config: TrainConfig) -> None:
         learner.average, "learner.epsilon_start": learner.epsilon_start, "learner.epsilon_end":
         learner.epsilon_end, "learner.epsilon_fraction": learner.epsilon_fraction, "augment.mixture":
         config.augment.mixture, "surrogate.similarity_floor": config.surrogate.similarity_floor,
+        "surrogate.additive": config.surrogate.additive,
     }  # fmt: skip
     for name, value in shares.items():
         if not 0.0 <= value <= 1.0:

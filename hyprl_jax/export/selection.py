@@ -222,6 +222,7 @@ def _numbers(
             similarity_width=float(leaves["similarity_width"][0, row]),
             similarity_floor=floor,
             mean_variance=given.mean_variance,
+            additive=given.additive,
         )
     return found
 

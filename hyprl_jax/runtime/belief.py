@@ -47,12 +47,13 @@ class Beliefs(NamedTuple):
     similarity_floor: float = 1.0
     """1: all earlier tasks count the same."""
     mean_variance: float = 0.0
+    additive: float = 0.0
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> Beliefs:
         """Checked; InputError, beginning with `where`, if it is malformed. Exports of the first versions do
-        not have the last four numbers: their defaults are what was done then."""
-        if not isinstance(data, Mapping) or set(data) not in (set(cls._fields), set(cls._fields[:-4])):
+        not have the last five numbers: their defaults are what was done then."""
+        if not isinstance(data, Mapping) or set(data) not in (set(cls._fields), set(cls._fields[:-5])):
             raise InputError(f"{where}: the numbers of the surrogate are not {', '.join(cls._fields)}")
         data = {**cls._field_defaults, **data}
         if data["prior"] not in ("learned", "mean", "constant", "cold"):
@@ -66,7 +67,7 @@ class Beliefs(NamedTuple):
             not sound
             or not 0 < len(several) <= _MOST_FEATURES
             or not all(number > _LEAST for number in positive)
-            or data["similarity_floor"] > 1
+            or max(data["similarity_floor"], data["additive"]) > 1
         ):
             raise InputError(f"{where}: the surrogate has numbers that are not finite or not in their range")
         lengthscale = tuple(several) if isinstance(scales, list | tuple) else scales

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from hyprl_jax.runtime.belief import Belief, Beliefs, History, candidate_features, expected_improvement
-from hyprl_jax.runtime.lengthscales import ADDITIVE, FREQUENCIES, PROCESSES, factors, importances
+from hyprl_jax.runtime.lengthscales import FREQUENCIES, PROCESSES, factors, importances
 
 _OFFSET = 0.3
 _FREEDOM = 4.0
@@ -51,7 +51,7 @@ class ColdPosterior(History):
         self._widths = np.broadcast_to(np.asarray(feature_scales, np.float64), (features,))
         self._scales = feature_scales / (lengthscale * factors(features))
         shared = differ if np.ndim(feature_scales) == 0 else np.ones(features, bool)
-        self._spectrum = spectrum(lengthscale / varying * factors(features), shared)
+        self._spectrum = beliefs.additive * spectrum(lengthscale / varying * factors(features), shared)
         self._rest = 1.0 - self._spectrum.sum(1)
         self._encodings = np.asarray(encodings, np.float64).copy()
         self._waves = self._waves_of(self._encodings)
@@ -151,7 +151,9 @@ class ColdPosterior(History):
         y = self._encodings[others] * self._scales[:, None, :]
         distance = (x * x).sum(2)[:, :, None] + (y * y).sum(2)[:, None, :] - 2.0 * x @ y.transpose(0, 2, 1)
         product = self._rest[:, None, None] / (1.0 + np.maximum(distance, 0.0) / 4.0) ** 2
-        return self.beliefs.encoding_variance * (product + self._additive(ones, others))
+        if self.beliefs.additive:
+            product += self._additive(ones, others)
+        return self.beliefs.encoding_variance * product
 
     def _additive(self, ones: list[int], others: np.ndarray | slice) -> np.ndarray:
         """The additive part `[G, A, B]` of it, before `encoding_variance`."""
@@ -175,6 +177,8 @@ class ColdPosterior(History):
 
     def _waves_of(self, encodings: np.ndarray) -> np.ndarray:
         """`[2, F, N]` cosine and sine of features `[N, F]` at the first frequency."""
+        if not self.beliefs.additive:  # nobody asks for them
+            return np.zeros((2, 0, len(encodings)))
         angles = FREQUENCIES[0] * (encodings * self._widths).T
         return np.stack([np.cos(angles), np.sin(angles)])
 
@@ -190,7 +194,7 @@ def spectrum(lengths: np.ndarray, shared: np.ndarray) -> np.ndarray:
     density /= density.sum(1, keepdims=True)
     drawn = importances(len(shared)) * shared
     shares = drawn / np.maximum(drawn.sum(1, keepdims=True), 1e-12)
-    return ADDITIVE * (density * shares[:, None]).reshape(PROCESSES, -1)
+    return (density * shares[:, None]).reshape(PROCESSES, -1)
 
 
 def standings(objectives: np.ndarray) -> tuple[np.ndarray, float, float]:

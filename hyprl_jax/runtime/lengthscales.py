@@ -14,10 +14,8 @@ from statistics import NormalDist
 import numpy as np
 
 PROCESSES = 16
-ADDITIVE = 0.5
-"""Share of the additive part in the variance of each process."""
 FREQUENCIES = (0.25 * math.pi, 0.5 * math.pi, math.pi, 2.0 * math.pi)
-"""Of the cosines in it; each is twice the one before."""
+"""Of the cosines in the additive part of a covariance; each is twice the one before."""
 _COMMON, _OWN = 0.5, 1.5  # standard deviations of the log-factors of a process and of a feature in it
 _APART = 2**31  # numbers of the columns of importances begin here
 _MASK = 2**64 - 1
