@@ -204,6 +204,7 @@ def study(grid: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_an_arm_keeps_its_regret_for_every_seed_and_task(study: Path, grid: str) -> None:
     record = json.loads((study / "default.json").read_text())
     tables = load_tables(grid)
@@ -216,6 +217,7 @@ def test_an_arm_keeps_its_regret_for_every_seed_and_task(study: Path, grid: str)
     assert record["training_seconds"] > 0 and record["learned"][1] == 2
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_one_plays_as_its_member_from_the_same_training(study: Path) -> None:
     default, alone = (json.loads((study / f"{name}.json").read_text()) for name in ("default", "ensemble_1"))
     assert alone["regret"] == default["regret"]
@@ -223,6 +225,7 @@ def test_an_ensemble_of_one_plays_as_its_member_from_the_same_training(study: Pa
     assert alone["training_seconds"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_run_of_another_configuration_is_not_taken(study: Path, grid: str) -> None:
     config = ablations.configuration(BY_NAME["q"], plan_of(study, grid))
     with pytest.raises(InputError, match="another configuration"):

@@ -16,7 +16,9 @@ from trajectory_examples import frame
 from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation import check_summary, markdown_table, read_summary, summarize
 
-STORED = sorted((Path(__file__).resolve().parent.parent / "docs" / "results").glob("*.json"))
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+STUDIES = ("ablations-", "robustness-")  # of their own form, see benchmarks/
+STORED = sorted(path for path in RESULTS.glob("*.json") if not path.stem.startswith(STUDIES))
 EARLIER = ("collection", "split", "fold", "tasks", "trials", "methods", "tests")
 EARLIER_FIGURES = ("normalized_regret", "rank", "ci95", "suggest_ms")
 EARLIER_TESTS = ("blocks", "over", "friedman", "nemenyi", "wilcoxon_holm", "wins_ties_losses")
