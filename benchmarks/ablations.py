@@ -26,7 +26,7 @@ import studies_common as common
 from ablation_arms import ARMS, DEFAULT, NAMES, Arm
 from studies_common import MEAN, Record
 
-from hyprl_jax.cli.common import INPUT_MISTAKE, SUCCESS
+from hyprl_jax.cli.common import SUCCESS
 from hyprl_jax.config import EnvConfig, TrainConfig, from_dict, to_dict
 from hyprl_jax.devices import use_all_cores
 from hyprl_jax.errors import InputError
@@ -299,6 +299,7 @@ def read_plan(given: argparse.Namespace, tables: TaskTables) -> Plan:
     )
 
 
+@common.tells_mistakes
 def main(words: list[str] | None = None) -> int:
     """Runs the study or makes its table; the exit code."""
     parser = argparse.ArgumentParser(
@@ -315,22 +316,18 @@ def main(words: list[str] | None = None) -> int:
     common.add_options(parser, Path("runs/ablations"), "ablations")
     parser.add_argument("--list", action="store_true", help="name the arms and what they ask")
     given = parser.parse_args(words)
-    try:
-        if given.list:
-            print("\n".join(f"{arm.name:24} {arm.asks}" for arm in ARMS))
-            return SUCCESS
-        code = SUCCESS
-        if not given.table:
-            use_all_cores()
-            tables = load_tables(given.collection)
-            plan = read_plan(given, tables)
-            wanted = tuple(name for name in given.arms.split(",") if name)
-            work = units(plan, tables, wanted)
-            code = common.Study(plan.out, settings(plan, tables)).run(work, given.retry)
-        common.show(given, "ablations", make_table, NAMES)
-    except InputError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return INPUT_MISTAKE
+    if given.list:
+        print("\n".join(f"{arm.name:24} {arm.asks}" for arm in ARMS))
+        return SUCCESS
+    code = SUCCESS
+    if not given.table:
+        use_all_cores()
+        tables = load_tables(given.collection)
+        plan = read_plan(given, tables)
+        wanted = tuple(name for name in given.arms.split(",") if name)
+        work = units(plan, tables, wanted)
+        code = common.Study(plan.out, settings(plan, tables)).run(work, given.retry)
+    common.show(given, "ablations", make_table, NAMES)
     return code
 
 

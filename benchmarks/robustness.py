@@ -29,7 +29,7 @@ from robustness_table import PLAIN, make_table
 from studies_common import Record
 
 from hyprl_jax.baselines import make_baseline
-from hyprl_jax.cli.common import INPUT_MISTAKE, SUCCESS
+from hyprl_jax.cli.common import SUCCESS
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.devices import use_all_cores
 from hyprl_jax.errors import InputError
@@ -313,6 +313,7 @@ def settings(plan: Plan, tables: TaskTables) -> Record:
     }
 
 
+@common.tells_mistakes
 def main(words: list[str] | None = None) -> int:
     """Runs the study or makes its table; the exit code."""
     parser = argparse.ArgumentParser(
@@ -335,17 +336,13 @@ def main(words: list[str] | None = None) -> int:
     )
     common.add_options(parser, Path("runs/robustness"), "robustness")
     given = parser.parse_args(words)
-    try:
-        code, order = SUCCESS, [condition.name for condition in CONDITIONS]
-        if not given.table:
-            use_all_cores()
-            plan, tables = read_plan(given)
-            work = units(plan, tables, given.parts.split(","), given.subsets)
-            code = common.Study(plan.out, settings(plan, tables)).run(work, given.retry)
-        common.show(given, "robustness", make_table, order)
-    except InputError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return INPUT_MISTAKE
+    code, order = SUCCESS, [condition.name for condition in CONDITIONS]
+    if not given.table:
+        use_all_cores()
+        plan, tables = read_plan(given)
+        work = units(plan, tables, given.parts.split(","), given.subsets)
+        code = common.Study(plan.out, settings(plan, tables)).run(work, given.retry)
+    common.show(given, "robustness", make_table, order)
     return code
 
 

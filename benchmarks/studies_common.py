@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from hyprl_jax import training
-from hyprl_jax.cli.common import INTERRUPTED, SUCCESS
+from hyprl_jax.cli.common import INPUT_MISTAKE, INTERRUPTED, SUCCESS
 from hyprl_jax.config import TrainConfig, to_dict
 from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation.metrics import normalized_regret, table_bounds
@@ -143,6 +145,20 @@ def show(
     if given.keep:
         keep(f"{kind}-{given.keep}", study, text)
     print(text)
+
+
+def tells_mistakes(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+    """`main(words)` that tells a mistake in the input in one line and answers with its exit code."""
+
+    @functools.wraps(main)
+    def told(words: list[str] | None = None) -> int:
+        try:
+            return main(words)
+        except InputError as mistake:
+            print(f"error: {mistake}", file=sys.stderr)
+            return INPUT_MISTAKE
+
+    return told
 
 
 def positive(text: str) -> int:

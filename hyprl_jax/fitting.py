@@ -24,7 +24,6 @@ from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.knowledge import Numbers
-from hyprl_jax.runtime.likeness import MIDDLE
 from hyprl_jax.surrogate import stationary
 
 FACTORS = (0.5, 1.5, 5.0)  # on the fitted encoding variance
@@ -82,14 +81,13 @@ def fit(bank: SurfaceBank, fold: Fold, numbers: Numbers, config: SurrogateConfig
     """`numbers [L, ...]` with lengthscales, variances, noise and the likeness that metafeatures tell, of the
     highest likelihood of each collection (those of a collection without known tasks stay)."""
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS, 0.05))
-    metafeatures = banks.standardised_metafeatures(bank, fold)[fold.known]
-    own = jnp.where(fold.usable, bank.collection[fold.known], -1)
-    ranks = knowledge.known_ranks(metafeatures, own)
+    shared = rollout.background(bank, fold)
 
     def one(collection: jax.Array, begin: Numbers) -> Numbers:
         mine = fold.usable & (bank.collection[fold.known] == collection)
         first = jax.tree.map(jnp.log, begin)
-        apart = jax.vmap(lambda row: knowledge.unlikeness(row, metafeatures, ranks, mine))(metafeatures)
+        described = shared.metafeatures
+        apart = jax.vmap(lambda row: knowledge.unlikeness(row, described, shared.ranks, mine))(described)
 
         def loss(logs: Numbers, key: jax.Array) -> jax.Array:
             numbers = jax.tree.map(jnp.exp, logs)
@@ -144,7 +142,7 @@ def _surprise(
     learned = (weights[:, None] * (known - mean)).T @ (known - mean) * jnp.any(peers)
     places = bank.encodings[collection, history] / numbers.lengthscale
     rough = jax.vmap(stationary, in_axes=(0, None))(places, places)
-    contrast = (mean - MIDDLE) * jnp.any(peers)
+    contrast = knowledge.contrast(mean, peers)
     learned = numbers.learned_variance * learned + config.mean_variance * jnp.outer(contrast, contrast)
     covariance = learned + numbers.encoding_variance * rough
     covariance = covariance * present[:, None] * present + jnp.diag(

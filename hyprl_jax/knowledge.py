@@ -81,13 +81,18 @@ def know(
         peers = jnp.zeros_like(peers)
     weights = task_weights(peers, unlikeness, config)
     mean = weights @ surfaces
-    variance = jnp.maximum(weights @ (surfaces * surfaces) - mean * mean, 0.0)
-    if config.prior != "learned":
-        variance = jnp.zeros_like(variance)
-    learned = config.prior == "learned"
-    contrast = jnp.where(jnp.any(peers) & learned, mean - MIDDLE, 0.0)
+    if config.prior == "learned":
+        variance = jnp.maximum(weights @ (surfaces * surfaces) - mean * mean, 0.0)
+        away = contrast(mean, peers)
+    else:
+        variance = away = jnp.zeros_like(mean)
     places = encodings / config.lengthscale
-    return Knowledge(surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance), contrast)
+    return Knowledge(surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance), away)
+
+
+def contrast(mean: jax.Array, peers: jax.Array) -> jax.Array:
+    """`[N]` prior mean `[N]` less `MIDDLE`; 0 if no known task may be used, `peers [K]` bool."""
+    return jnp.where(jnp.any(peers), mean - MIDDLE, 0.0)
 
 
 def task_weights(peers: jax.Array, unlikeness: jax.Array | None, config: SurrogateConfig) -> jax.Array:
