@@ -31,7 +31,6 @@ class Arm(NamedTuple):
 
 _Q = {"learner.ordering": "q"}
 _PLAIN = {f"augment.{name}": 0.0 for name in ("mixture", "warp", "noise", "rescale", "forget")}
-_UNTUNED = {"surrogate.tune": False}
 
 
 def _rewards() -> list[Arm]:
@@ -83,10 +82,11 @@ ARMS: tuple[Arm, ...] = (
     Arm("gaussian", "prior", {"surrogate.freedom": 0.0},
         "What is it worth that surprises widen the posterior?"),
     Arm("no_fit", "prior", {"surrogate.fit": False}, "What is it worth to fit the kernel by likelihood?"),
-    Arm("no_tune", "prior", {**_UNTUNED}, "What is it worth to tune two numbers by playing known tasks?"),
-    Arm("no_retrieval", "prior", {**_UNTUNED, "surrogate.gain_weight": 0.0},
-        "What is retrieval worth in the acquisition function? (Not tuned: that would choose it again.)",
-        "no_tune"),
+    Arm("tune", "prior", {"surrogate.tune": True}, "Should two numbers be tuned by playing known tasks?"),
+    Arm("no_guard", "prior", {"surrogate.guard": False},
+        "What does a process that knows no other task add or cost?"),
+    Arm("no_retrieval", "prior", {"surrogate.gain_weight": 0.0},
+        "What is retrieval worth in the acquisition function?"),
     *_rewards(),
     Arm("q", "learner", {**_Q}, "Is the order of candidates learned as well by Q(lambda) alone?"),
     Arm("q_n_step", "learner", {**_Q, "learner.target": "n_step"}, "Are n-step targets better?", "q"),

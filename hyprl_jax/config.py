@@ -83,7 +83,7 @@ class SurrogateConfig:
     """Leave the group of the played task out of its own prior (off only to show what it costs)."""
     fit: bool = True
     """Learn lengthscales, variances and noise from the known tasks by likelihood; see `hyprl_jax.fitting`."""
-    tune: bool = True
+    tune: bool = False
     """Choose `gain_weight` and a factor on `encoding_variance` by playing the known tasks; see there."""
     encoding_variance: float = sweepable(0.1)
     """Prior variance that is explained by the encodings alone, in squared units of a task's range."""
@@ -94,6 +94,12 @@ class SurrogateConfig:
     mean_variance: float = sweepable(0.5)
     """Variance of the factor, 1 on average, by which the prior mean counts: with the prior `learned`, a task
     may turn out to be unlike the known ones, or their opposite."""
+    guard: bool = True
+    """A process that knows no other task beside the one that does, averaged by evidence; see there."""
+    guard_share: float = sweepable(0.2)
+    """Its weight before the first trial."""
+    guard_variance: float = sweepable(0.1)
+    """Its prior variance, in squared units of a task's range."""
     lengthscale: float = sweepable(1.2)
     """Lengthscale of the kernel over encodings."""
     noise: float = sweepable(0.003)
@@ -276,6 +282,33 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
     Raises InputError, naming the dotted field, for an unknown key, a wrong type or a value out of range.
     """
     return _build(TrainConfig, values, "")
+
+
+def from_saved(values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that a run has saved, of which every field must be there: a run without one was
+    trained before that part of the agent existed, and would be played with it.
+
+    Raises InputError as `from_dict`, and for a missing field.
+    """
+    config = from_dict(values)
+    missing = _missing(to_dict(config), values, "")
+    if missing:
+        raise InputError(
+            f"configuration field '{missing}' is missing: another version trained this run; train it again"
+        )
+    return config
+
+
+def _missing(complete: Mapping[str, Any], values: Mapping[str, Any], path: str) -> str | None:
+    """Dotted name of the first field of `complete` that `values` lacks."""
+    for name, value in complete.items():
+        if name not in values:
+            return f"{path}{name}"
+        if isinstance(value, Mapping):
+            deeper = _missing(value, values[name], f"{path}{name}.")
+            if deeper:
+                return deeper
+    return None
 
 
 def _plain(value: Any) -> Any:

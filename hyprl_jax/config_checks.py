@@ -76,21 +76,25 @@ def _check_probabilities(config: TrainConfig) -> None:
         learner.average, "learner.epsilon_start": learner.epsilon_start, "learner.epsilon_end":
         learner.epsilon_end, "learner.epsilon_fraction": learner.epsilon_fraction, "augment.mixture":
         config.augment.mixture, "surrogate.similarity_floor": config.surrogate.similarity_floor,
-        "surrogate.additive": config.surrogate.additive,
+        "surrogate.additive": config.surrogate.additive, "surrogate.guard_share":
+        config.surrogate.guard_share,
     }  # fmt: skip
     for name, value in shares.items():
         if not 0.0 <= value <= 1.0:
             raise InputError(f"configuration field '{name}' is {value}: give a number between 0 and 1")
+    if config.surrogate.guard and config.surrogate.guard_share == 0.0:
+        raise InputError("configuration field 'surrogate.guard_share' is 0: set 'surrogate.guard' to false")
     if not 0.0 < config.validation_fraction < 1.0:
         raise InputError("configuration field 'validation_fraction': give a number between 0 and 1")
     positive = {
         "surrogate.encoding_variance": config.surrogate.encoding_variance,
         "surrogate.similarity_width": config.surrogate.similarity_width,
+        "surrogate.guard_variance": config.surrogate.guard_variance,
         "surrogate.lengthscale": config.surrogate.lengthscale, "surrogate.noise": config.surrogate.noise,
         "learner.huber": learner.huber, "learner.reward_scale": learner.reward_scale,
-        "learner.temperature": learner.temperature, "learner.ratio_clip": learner.ratio_clip, "network"
-        ".residual_limit": config.network.residual_limit, "learner.max_gradient_norm":
-        learner.max_gradient_norm,
+        "learner.temperature": learner.temperature, "learner.ratio_clip": learner.ratio_clip,
+        "network.residual_limit": config.network.residual_limit,
+        "learner.max_gradient_norm": learner.max_gradient_norm,
     }  # fmt: skip
     for name, value in positive.items():
         if value <= 0:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from hyprl_jax.bank import BankIndex, SurfaceBank
 from hyprl_jax.checkpoints import CheckpointStore
-from hyprl_jax.config import TrainConfig, from_dict
+from hyprl_jax.config import TrainConfig, from_saved
 from hyprl_jax.errors import InputError
 from hyprl_jax.knowledge import Numbers
 from hyprl_jax.learner import candidate_width
@@ -75,7 +75,7 @@ def load_policy(path: Path) -> TrainedPolicy:
     """The policies of the run in `path`; InputError if it has none yet or they do not fit its
     configuration."""
     run = RunFolder(path)
-    config = from_dict(run.read_config())
+    config = from_saved(run.read_config())
     store = CheckpointStore(run.path / _FOLDER)
     if not store.steps():
         raise InputError(f"{path} has no policy yet: train it first (`hyprl train --resume {path}`)")

@@ -1,23 +1,23 @@
 """What is believed about the candidates of a task, updated after every trial at the cost of one row.
 
-Two sources are kept side by side, for one episode over N candidates with K known tasks (their surfaces `P
+Three sources are kept side by side, for one episode over N candidates with K known tasks (their surfaces `P
 [K, N]` in units of their own range, 0 to 1):
 
-*A Gaussian process* with prior mean `m = sum_k w_k P_k` (`hyprl_jax.knowledge` weighs the known tasks) and
-covariance `s sum_k w_k (P_k - m)(P_k - m)' + u (m - c)(m - c)' + e k(x, x')`: how the known tasks vary
-together, a factor on what they have in common (without it, a task on which the usually good configurations
-are bad is never understood), plus a stationary kernel over encodings. Its posterior over the finite candidate
-set is updated incrementally (one row of the pivoted Cholesky factor a trial; Rasmussen and Williams 2006,
-A.4), so that a step costs O(T N) and nothing is ever factorised again. The objective of the task being played
-comes in raw units `y = (z - b) / a`; because the update is linear, the projections of `y`, of the constant
-and of the prior mean are kept apart and the scale `a` and shift `b` are estimated anew after each trial: `b`
-in closed form, `a` over a grid, both under priors from the known tasks' ranges. How far the task lies from
-what was known is integrated out too, which makes a Student-t process of it: deviations grow with surprise and
-shrink without.
+*A Gaussian process* (`hyprl_jax.process`) with prior mean `m = sum_k w_k P_k` (`hyprl_jax.knowledge` weighs
+the known tasks) and covariance `s sum_k w_k (P_k - m)(P_k - m)' + u (m - c)(m - c)' + e k(x, x')`: how the
+known tasks vary together, a factor on what they have in common (without it, a task on which the usually good
+configurations are bad is never understood), plus a stationary kernel over encodings. How far the task lies
+from what was known is integrated out, which makes a Student-t process of it: deviations grow with surprise
+and shrink without.
 
 *Retrieval*: known tasks weighted by how well they rank the tested pairs (in the spirit of two-stage transfer
 surrogates, Wistuba, Schilling and Schmidt-Thieme 2016), the weighted mean surface, and the improvement
 expected if the task were one of them, `sum_k w_k max(P_k(x) - max_tested P_k, 0)`. It needs no scale at all.
+
+*A guard against negative transfer* (`SurrogateConfig.guard`): a second process that knows no other task, with
+a constant mean and the covariance `g k(x, x')`. Both are averaged by their evidence, so that the second one
+takes over where the task is unlike the known ones; the task may then lie far from them too, and retrieval
+fades as the retrieved tasks rank the tested pairs no better than by chance.
 
 All functions are for a single episode; the caller vmaps. `Knowledge` and the surfaces are arguments, not
 state.
@@ -30,8 +30,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hyprl_jax import process
 from hyprl_jax.config import SurrogateConfig
 from hyprl_jax.knowledge import Knowledge
+from hyprl_jax.process import Process
+from hyprl_jax.runtime.guard import CHANCE, TRUSTED
+from hyprl_jax.runtime.likeness import MIDDLE
 
 CANDIDATE_FEATURES = (
     "log_acquisition", "log_acquisition_relative", "log_expected_improvement", "log_gain_gentle",
@@ -41,21 +45,14 @@ CANDIDATE_FEATURES = (
 """Features of one candidate, in the order of the last axis of `features`."""
 
 _SMALL = 1e-5
-_SCALES = 15  # grid points for the scale of the objective
 _PRIOR_PAIRS = 10.0  # pairs on which all known tasks are taken to agree beforehand
 
 
 class SurrogateState(NamedTuple):
     """The belief after some trials of at most T."""
 
-    rows: jax.Array
-    """`[T, N]` float32 rows of the Cholesky factor."""
-    variance: jax.Array
-    """`[N]` float32 posterior variance."""
-    projections: jax.Array
-    """`[3, N]` float32 posterior projections of the objective, of the constant 1 and of the prior mean."""
-    moments: jax.Array
-    """`[3, 3]` float32 inner products of the whitened objective, constant and prior mean."""
+    processes: Process
+    """Leaves `[P, ...]`: the process that knows other tasks and, with the guard, the one that knows none."""
     objectives: jax.Array
     """`[T]` float32 raw objectives in the order of the trials."""
     actions: jax.Array
@@ -95,14 +92,13 @@ class Belief(NamedTuple):
 
 def start(known: Knowledge, trials: int, config: SurrogateConfig) -> SurrogateState:
     """The belief before the first of at most `trials` trials."""
-    tasks, candidates = known.surfaces.shape
+    tasks = known.surfaces.shape[0]
     variance = config.learned_variance * known.deviation**2 + config.encoding_variance
-    variance = variance + config.mean_variance * known.contrast**2
+    variances = [variance + config.mean_variance * known.contrast**2]
+    if guarded(config):
+        variances.append(jnp.broadcast_to(jnp.asarray(config.guard_variance, jnp.float32), variance.shape))
     return SurrogateState(
-        rows=jnp.zeros((trials, candidates), jnp.float32),
-        variance=variance,
-        projections=jnp.zeros((3, candidates), jnp.float32),
-        moments=jnp.zeros((3, 3), jnp.float32),
+        processes=jax.vmap(lambda own: process.begin(own, trials))(jnp.stack(variances)),
         objectives=jnp.zeros(trials, jnp.float32),
         actions=jnp.zeros(trials, jnp.int32),
         discordant=jnp.zeros(tasks, jnp.float32),
@@ -112,15 +108,30 @@ def start(known: Knowledge, trials: int, config: SurrogateConfig) -> SurrogateSt
     )
 
 
-def covariance_row(known: Knowledge, action: jax.Array, config: SurrogateConfig) -> jax.Array:
-    """Prior covariance `[N]` between configuration `action` and all candidates."""
-    rough = config.encoding_variance * stationary(known.places[action], known.places)
-    if config.prior != "learned":
-        return rough
-    # In weight space: sum_k w_k (P_k - m)(P_k - m)' = sum_k w_k P_k P_k' - m m', for weights that sum to 1.
-    learned = (known.weights * known.surfaces[:, action]) @ known.surfaces - known.mean[action] * known.mean
-    opposed = config.mean_variance * known.contrast[action] * known.contrast
-    return config.learned_variance * learned + opposed + rough
+def guarded(config: SurrogateConfig) -> bool:
+    """Whether there is a second process: only beside one that knows other tasks."""
+    return config.guard and config.prior in ("learned", "mean")
+
+
+def prior_means(known: Knowledge, config: SurrogateConfig) -> jax.Array:
+    """`[P, N]` of the processes."""
+    means = [known.mean]
+    if guarded(config):
+        means.append(jnp.full_like(known.mean, MIDDLE))
+    return jnp.stack(means)
+
+
+def covariance_rows(known: Knowledge, action: jax.Array, config: SurrogateConfig) -> jax.Array:
+    """Prior covariance `[P, N]` of each process between configuration `action` and all candidates."""
+    kernel = stationary(known.places[action], known.places)
+    row = config.encoding_variance * kernel
+    if config.prior == "learned":
+        # Weights sum to 1, so that sum_k w_k (P_k - m)(P_k - m)' = sum_k w_k P_k P_k' - m m'.
+        weighted = known.weights * known.surfaces[:, action]
+        learned = weighted @ known.surfaces - known.mean[action] * known.mean
+        opposed = config.mean_variance * known.contrast[action] * known.contrast
+        row = config.learned_variance * learned + opposed + row
+    return jnp.stack([row, config.guard_variance * kernel] if guarded(config) else [row])
 
 
 def stationary(x: jax.Array, others: jax.Array) -> jax.Array:
@@ -135,23 +146,20 @@ def update(
     known: Knowledge, state: SurrogateState, action: jax.Array, objective: jax.Array, config: SurrogateConfig
 ) -> SurrogateState:
     """The belief after testing `action` (int32 scalar) with the raw result `objective` (float32 scalar)."""
-    row = covariance_row(known, action, config)
-    deviation = jnp.sqrt(jnp.maximum(state.variance[action], 0.0) + config.noise)
-    new_row = (row - state.rows[:, action] @ state.rows) / deviation
+    rows, means = covariance_rows(known, action, config), prior_means(known, config)[:, action]
     first = jnp.where(state.trial > 0, state.objectives[0], objective)
-    relative = objective - _reference(known, first)
-    facts = jnp.stack([relative, jnp.float32(1.0), known.mean[action]])
-    whitened = (facts - state.projections[:, action]) / deviation
+    relative = jnp.stack([objective - _reference(known, first), jnp.float32(1.0)])
+
+    def condition(one: Process, row: jax.Array, mean: jax.Array) -> Process:
+        facts = jnp.append(relative, mean)
+        return process.condition(one, row, action, facts, config.noise, state.trial)
 
     ours = objective - state.objectives
     theirs = known.surfaces[:, action][:, None] - known.surfaces[:, state.actions]
     disagree = jnp.where(ours * theirs < 0, 1.0, jnp.where((ours == 0) != (theirs == 0), 0.5, 0.0))
     earlier = jnp.arange(state.objectives.shape[0]) < state.trial
     return SurrogateState(
-        rows=state.rows.at[state.trial].set(new_row),
-        variance=jnp.maximum(state.variance - new_row**2, 0.0),
-        projections=state.projections + whitened[:, None] * new_row,
-        moments=state.moments + whitened[:, None] * whitened,
+        processes=jax.vmap(condition)(state.processes, rows, means),
         objectives=state.objectives.at[state.trial].set(objective),
         actions=state.actions.at[state.trial].set(action),
         discordant=state.discordant + jnp.sum(jnp.where(earlier, disagree, 0.0), axis=1),
@@ -167,48 +175,49 @@ def _reference(known: Knowledge, first: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(known.weights > 0), known.weights @ known.lower, first)
 
 
-def scale(
-    known: Knowledge, state: SurrogateState, config: SurrogateConfig
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scale `a` and shift `b` (float32 scalars) that bring raw objectives to units of the task's range, `z =
-    a y + b`, and the factor on posterior standard deviations.
+class Readings(NamedTuple):
+    """What the processes say; leaves `[P]` or `[P, N]`."""
 
-    Posterior means under the marginal likelihood of the Gaussian process: with whitened objective u_y,
-    constant u_1 and prior mean u_m the log-likelihood is `T log a - |a u_y + b u_1 - u_m|^2 / 2`, and `b ~
-    N(-a l, (a s)^2)` integrates out, where l and s are mean and standard deviation of the known tasks' worst
-    values; `log a` has a normal prior over a grid, from the known tasks' ranges. With `config.freedom` v
-    above 0 the process has a factor of its own on all its covariances, inverse gamma, that integrates out:
-    misfit m counts as `(v + T) log(1 + m / v)`, and variances are `(v + m) / (v + T)` times those of the
-    Gaussian process (Shah, Wilson and Ghahramani 2014, eq. 6).
-    """
-    weights = known.weights
-    log_scale = -jnp.log(jnp.maximum(known.span, 1e-12))
-    centre = weights @ log_scale
-    width = jnp.sqrt(weights @ (log_scale - centre) ** 2 + 0.01)
-    offsets = jnp.linspace(-2.5, 2.5, _SCALES)
-    grid = jnp.exp(centre + width * offsets)
-    lower = weights @ known.lower
-    # A known range is never narrower than a hundredth of a typical one.
-    lower_variance = weights @ (known.lower - lower) ** 2 + (0.01 / jnp.exp(centre)) ** 2 + 1e-12
-    precision_before = 1.0 / (grid**2 * lower_variance)
+    weights: jax.Array
+    """Summing to 1, in proportion to shares beforehand and evidence."""
+    scale: jax.Array
+    """a of `z = a y + b`."""
+    shift: jax.Array
+    """b for raw objectives."""
+    mean: jax.Array
+    """`[P, N]`"""
+    deviation: jax.Array
+    """`[P, N]`"""
+    incumbent: jax.Array
+    """In units of the task's range; 0 before the first trial."""
+
+
+def read(known: Knowledge, state: SurrogateState, config: SurrogateConfig) -> Readings:
+    """What each process says about all candidates, and how much it counts."""
+    informed, guard = jnp.any(known.weights > 0), guarded(config)
     reference = _reference(known, state.objectives[0])
-    guess = -grid * (lower - reference)
-    yy, y1, ym, oo, om, mm = (
-        state.moments[i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-    )
-    precision = precision_before + oo
-    shift = (precision_before * guess - (grid * y1 - om)) / precision
-    misfit = grid**2 * yy + shift**2 * oo + mm + 2.0 * (grid * shift * y1 - grid * ym - shift * om)
-    misfit = jnp.maximum(misfit + precision_before * (shift - guess) ** 2, 0.0)
-    freedom = jnp.maximum(config.freedom, 1e-6)
-    heavy = (freedom + state.trial) * jnp.log1p(misfit / freedom)
-    explained = 0.5 * jnp.where(config.freedom > 0, heavy, misfit)
-    evidence = state.trial * jnp.log(grid) - explained - 0.5 * jnp.log(precision / precision_before)
-    posterior = jax.nn.softmax(evidence - 0.5 * offsets**2)
-    factor = posterior @ grid
-    inflation = jnp.sqrt((freedom + posterior @ misfit) / (freedom + state.trial))
-    inflation = jnp.where(config.freedom > 0, inflation, 1.0)
-    return factor, posterior @ shift - factor * reference, inflation
+    cold = process.Units(*cold_scale(state), jnp.float32(1.0), jnp.float32(0.0))
+    cold = cold._replace(shift=cold.shift + cold.scale * reference)
+    where = process.ranges(known)
+    above = jnp.where(state.trial > 0, state.incumbent - reference, 0.0)
+
+    def one(own: Process, prior_mean: jax.Array) -> tuple[process.Units, jax.Array, jax.Array, jax.Array]:
+        units = cold
+        if config.prior != "constant":  # with no task to learn from, any prior is a cold start
+            found = process.infer(own, where, reference, state.trial, config.freedom, guard)
+            units = jax.tree.map(lambda warm, bare: jnp.where(informed, warm, bare), found, cold)
+        objective, constant, projected = own.projections
+        mean = prior_mean - projected + units.scale * objective + units.shift * constant
+        deviation = units.inflation * jnp.sqrt(jnp.maximum(own.variance, 1e-8))
+        return units, mean, deviation, units.scale * above + units.shift
+
+    units, mean, deviation, incumbent = jax.vmap(one)(state.processes, prior_means(known, config))
+    weights = jnp.ones(1)
+    if guard:
+        share = jnp.asarray(config.guard_share)
+        likely = jax.nn.softmax(units.evidence + jnp.log(jnp.stack([1.0 - share, share])))
+        weights = jnp.where(informed, likely, jnp.asarray([1.0, 0.0]))
+    return Readings(weights, units.scale, units.shift - units.scale * reference, mean, deviation, incumbent)
 
 
 def cold_scale(state: SurrogateState) -> tuple[jax.Array, jax.Array]:
@@ -224,35 +233,29 @@ def cold_scale(state: SurrogateState) -> tuple[jax.Array, jax.Array]:
 
 def believe(known: Knowledge, state: SurrogateState, legal: jax.Array, config: SurrogateConfig) -> Belief:
     """The belief about all candidates; `legal [N]` bool are those that may still be tested."""
-    units = (*cold_scale(state), jnp.float32(1.0))
-    if config.prior != "constant":  # with no task to learn from, any prior is a cold start
-        informed, learned = jnp.any(known.weights > 0), scale(known, state, config)
-        units = jax.tree.map(lambda warm, cold: jnp.where(informed, warm, cold), learned, units)
-    factor, shift, inflation = units
-    objective, one, mean = state.projections
-    # The projections are of objectives counted from a reference, and so is the incumbent.
-    reference = _reference(known, state.objectives[0])
-    moved = shift + factor * reference
-    posterior = known.mean - mean + factor * objective + moved * one
-    deviation = inflation * jnp.sqrt(jnp.maximum(state.variance, 1e-8))
-    begun = state.trial > 0
+    readings = read(known, state, config)
+    begun, weights = state.trial > 0, readings.weights
     first = jnp.max(jnp.where(legal, known.mean, -jnp.inf), initial=0.0)
-    above = jnp.where(begun, state.incumbent - reference, 0.0)
-    incumbent = jnp.where(begun, factor * above + moved, first)
-    improvement = expected_improvement(posterior, deviation, incumbent)
+    incumbents = jnp.where(begun, readings.incumbent, first)
+    each = expected_improvement(readings.mean, readings.deviation, incumbents[:, None])
+    mean = weights @ readings.mean
+    variance = weights @ (readings.deviation**2 + (readings.mean - mean) ** 2)
     sharpness = jnp.stack([jnp.asarray(config.sharpness_low), jnp.asarray(config.sharpness_high)])
-    weights = retrieval_weights(known, state, sharpness)
-    gains = expected_gains(known, state, weights)
+    retrieval = retrieval_weights(known, state, sharpness)
+    gains = expected_gains(known, state, retrieval)
+    if guarded(config):
+        misled = retrieval @ discordance(state)
+        gains = gains * jnp.clip((CHANCE - misled) / (CHANCE - TRUSTED), 0.0, 1.0)[:, None]
     return Belief(
-        mean=posterior,
-        deviation=deviation,
-        incumbent=incumbent,
-        expected_improvement=improvement,
+        mean=mean,
+        deviation=jnp.sqrt(variance),
+        incumbent=weights @ incumbents,
+        expected_improvement=weights @ each,
         gains=gains,
-        retrieved=weights @ known.surfaces,
-        reached=weights @ state.reached,
-        concentration=jnp.sum(weights**2, axis=1),
-        scale=jnp.stack([factor, shift]),
+        retrieved=retrieval @ known.surfaces,
+        reached=retrieval @ state.reached,
+        concentration=jnp.sum(retrieval**2, axis=1),
+        scale=jnp.stack([weights @ readings.scale, weights @ readings.shift]),
     )
 
 
@@ -277,8 +280,7 @@ def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Ar
 
     Ten pairs of agreement count beforehand: the order of the first two or three results says little, and
     would otherwise rule out most known tasks."""
-    done = state.trial.astype(jnp.float32)
-    share = state.discordant / (done * (done - 1.0) / 2.0 + _PRIOR_PAIRS)
+    share = discordance(state)
     usable = known.weights > 0
     liking = jnp.log(jnp.maximum(known.weights, 1e-12))
     logits = jnp.where(usable, liking - sharpness[:, None] * share, -jnp.inf)
@@ -286,6 +288,12 @@ def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Ar
     weights = jnp.where(usable, jnp.exp(logits), 0.0)
     # The best usable task weighs 1 before normalisation: a smaller sum means that there is none.
     return weights / jnp.maximum(weights.sum(1, keepdims=True), 1.0)
+
+
+def discordance(state: SurrogateState) -> jax.Array:
+    """`[K]` share of tested pairs that each known task ranks otherwise, after ten pairs of agreement."""
+    done = state.trial.astype(jnp.float32)
+    return state.discordant / (done * (done - 1.0) / 2.0 + _PRIOR_PAIRS)
 
 
 def expected_improvement(mean: jax.Array, deviation: jax.Array, incumbent: jax.Array) -> jax.Array:

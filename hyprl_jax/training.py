@@ -21,7 +21,7 @@ import numpy as np
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import BankIndex, Fold, SurfaceBank
 from hyprl_jax.checkpoints import CheckpointStore, weights_sha256
-from hyprl_jax.config import TrainConfig, from_dict, to_dict
+from hyprl_jax.config import TrainConfig, from_saved, to_dict
 from hyprl_jax.errors import InputError
 from hyprl_jax.interrupts import StopSignal
 from hyprl_jax.learner import candidate_width
@@ -76,7 +76,7 @@ def resume(path: Path, silent: bool = False) -> Result:
     collections have changed, or its checkpoints do not fit.
     """
     run = RunFolder(path)
-    config = from_dict(run.read_config())
+    config = from_saved(run.read_config())
     return _run(config, load_data(config), run, silent)
 
 

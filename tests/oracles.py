@@ -8,13 +8,14 @@ products, dense Cholesky factors, numerical integrals, one configuration at a ti
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
-from typing import Any
+from itertools import combinations, product
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import gammaln
-from scipy.stats import multivariate_t
+from scipy.stats import multivariate_normal, multivariate_t
 
 NODES = np.polynomial.legendre.leggauss(200)
 
@@ -211,7 +212,18 @@ def _typical(lower: np.ndarray, span: np.ndarray, weights: np.ndarray) -> tuple[
     return low, math.sqrt(float(weights @ (lower - low) ** 2) + (0.01 / math.exp(centre)) ** 2), centre, width
 
 
-def student_scale(
+class Units(NamedTuple):
+    """What brings raw objectives to those of a process, `z = a y + b`."""
+
+    scale: float
+    shift: float
+    inflation: float
+    """Square root of the factor on posterior variances."""
+    evidence: float
+    """Log density of the raw objectives, averaged over the prior of a and b."""
+
+
+def student_units(
     mean: np.ndarray,
     covariance: np.ndarray,
     noise: float,
@@ -219,30 +231,88 @@ def student_scale(
     objectives: np.ndarray,
     ranges: tuple[np.ndarray, np.ndarray, np.ndarray],
     freedom: float,
-) -> tuple[float, float, float]:
-    """Posterior means of a and b in `z = a y + b` where z is a Student-t process, and the square root of the
-    factor on its posterior variances.
+    farther: Sequence[tuple[float, float]] = ((1.0, 1.0),),
+) -> Units:
+    """Posterior means of a and b in `z = a y + b` where z is a Student-t process (Gaussian for `freedom` 0).
 
     With `b ~ N(-a l, (a s)^2)` in units of the process, `a y` is multivariate t around `m + a l` with scale
-    matrix `K + noise + (a s)^2 11'`, and b has the mean of a normal variable given `a y`.
+    matrix `K + noise + (a s)^2 11'`, and b has the mean of a normal variable given `a y`. The deviation s is
+    that of the known tasks times one of the factors of the pairs `farther`, with the probability beside it.
     """
-    low, s, centre, width = _typical(*ranges)
+    low, usual, centre, width = _typical(*ranges)
     gram = covariance[np.ix_(actions, actions)] + noise * np.eye(len(actions))
+    offsets = np.linspace(-2.5, 2.5, 15)
+    before = np.exp(-0.5 * offsets**2) / np.exp(-0.5 * offsets**2).sum()
     logs, scales, shifts, misfits = [], [], [], []
-    for offset in np.linspace(-2.5, 2.5, 15):
-        a = math.exp(centre + width * offset)
+    for (times, probability), (offset, share) in product(farther, zip(offsets, before, strict=True)):
+        a, s = math.exp(centre + width * offset), times * usual
         wide = gram + (a * s) ** 2
         off = a * objectives - mean[actions] - a * low
         told = np.linalg.solve(wide, off) if actions else off
-        density = multivariate_t(np.zeros(len(actions)), wide, df=freedom).logpdf(off) if actions else 0.0
-        logs.append(float(density) + len(actions) * math.log(a) - 0.5 * offset**2)
+        density = log_density(off, wide, freedom) if actions else 0.0
+        logs.append(density + len(actions) * math.log(a) + math.log(share) + math.log(probability))
         scales.append(a)
         shifts.append(-a * low - (a * s) ** 2 * told.sum())
         misfits.append(float(off @ told))
     weights = np.exp(np.array(logs) - max(logs))
+    evidence = max(logs) + math.log(weights.sum())
     weights /= weights.sum()
-    factor = (freedom + weights @ misfits) / (freedom + len(actions))
-    return float(weights @ scales), float(weights @ shifts), math.sqrt(factor)
+    factor = (freedom + weights @ misfits) / (freedom + len(actions)) if freedom else 1.0
+    return Units(float(weights @ scales), float(weights @ shifts), math.sqrt(factor), evidence)
+
+
+def log_density(values: np.ndarray, covariance: np.ndarray, freedom: float) -> float:
+    """Of `values [n]` under a multivariate t (normal for `freedom` 0) around 0 with this scale matrix."""
+    if freedom:
+        return float(multivariate_t(np.zeros(len(values)), covariance, df=freedom).logpdf(values))
+    return float(multivariate_normal(np.zeros(len(values)), covariance).logpdf(values))
+
+
+class Mixture(NamedTuple):
+    """What several processes say together, in units of the task's range; `[P]`, `[N]` or scalars."""
+
+    weights: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    incumbent: float
+    scale: float
+    shift: float
+    expected_improvement: np.ndarray
+
+
+def mixture(
+    priors: Sequence[tuple[np.ndarray, np.ndarray]],
+    shares: Sequence[float],
+    units: Sequence[Units],
+    noise: float,
+    actions: list[int],
+    objectives: np.ndarray,
+    first: float,
+) -> Mixture:
+    """The posteriors of processes with `priors` (means `[N]` and covariances `[N, N]`) and `units`, weighted
+    by `shares` before and evidence; `first` is the incumbent before any trial."""
+    highest = max(one.evidence for one in units)
+    weights = np.asarray(
+        [share * math.exp(one.evidence - highest) for share, one in zip(shares, units, strict=True)]
+    )
+    weights /= weights.sum()
+    candidates = len(priors[0][0])
+    mean, second, improvement = np.zeros(candidates), np.zeros(candidates), np.zeros(candidates)
+    incumbent = scale = shift = 0.0
+    for weight, (before, covariance), one in zip(weights, priors, units, strict=True):
+        values = one.scale * objectives + one.shift
+        own, variance = gp_posterior(before, covariance, noise, actions, values)
+        variance = variance * one.inflation**2
+        best = max(values) if actions else first
+        mean += weight * own
+        second += weight * (variance + own**2)
+        incumbent, scale, shift = (
+            total + weight * part
+            for total, part in zip((incumbent, scale, shift), (best, one.scale, one.shift), strict=True)
+        )
+        for n in range(candidates):
+            improvement[n] += weight * expected_improvement(own[n], math.sqrt(variance[n]), best)
+    return Mixture(weights, mean, np.sqrt(second - mean**2), incumbent, scale, shift, improvement)
 
 
 def discordant_pairs(surface: np.ndarray, actions: list[int], objectives: list[float]) -> float:

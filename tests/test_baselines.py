@@ -9,8 +9,9 @@ import pytest
 from oracles import gp_posterior, rational_quadratic
 from probes import make_tables, split_of
 
-from hyprl_jax.baselines import BASELINES, make_baseline
+from hyprl_jax.baselines import BASELINES, DEVICE_BASELINES, make_baseline
 from hyprl_jax.baselines.cold import _LENGTHSCALES, _NOISE
+from hyprl_jax.config import SurrogateConfig
 from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation import Played, trajectories
 from hyprl_jax.evaluation.play import play_methods
@@ -43,6 +44,15 @@ def test_rows(tables: TaskTables, split: Split) -> list[int]:
 
 
 test_rows.__test__ = False  # type: ignore[attr-defined]
+
+
+def test_only_the_acquisition_that_policies_start_from_is_guarded() -> None:
+    """Published methods and static lists are what they were published as, whatever the run was told."""
+    guarded = [name for name in DEVICE_BASELINES if make_baseline(name).beliefs.guard]
+    assert guarded == ["start"]
+    bare = SurrogateConfig(guard=False)
+    assert not make_baseline("start", bare).beliefs.guard
+    assert make_baseline("start", SurrogateConfig(guard_share=0.4)).beliefs.guard_share == 0.4
 
 
 def unit_surfaces(tables: TaskTables, split: Split) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyprl_jax.config import TrainConfig, from_dict, sweepable_fields, to_dict
+from hyprl_jax.config import SurrogateConfig, TrainConfig, from_dict, from_saved, sweepable_fields, to_dict
 from hyprl_jax.errors import InputError
 
 
@@ -153,6 +153,7 @@ OUT_OF_RANGE = [
     ("env.trials", 0), ("network.context", 0), ("network.hidden", -3), ("network.layers", -1),
     ("augment.candidates", -1), ("augment.mixture", 1.5), ("augment.mixture", -0.1), ("augment.noise", -1.0),
     ("surrogate.encoding_variance", 0.0), ("surrogate.lengthscale", -1.0), ("surrogate.noise", 0.0),
+    ("surrogate.guard_share", 1.5), ("surrogate.guard_share", -0.1), ("surrogate.guard_variance", 0.0),
     ("learner.episodes", 0), ("learner.plays", 0), ("learner.minibatches", 0), ("learner.epochs", 0),
     ("learner.updates", -1), ("learner.n_step", 0), ("learner.gamma", 1.01), ("learner.lambda_", -0.5),
     ("learner.target_period", -1), ("learner.epsilon_start", 2.0), ("learner.epsilon_end", -0.1),
@@ -280,3 +281,22 @@ def test_configurations_are_static_arguments() -> None:
     jitted(1.0, config=TrainConfig())
     jitted(2.0, config=from_dict(to_dict(TrainConfig())))
     assert len(traces) == 1
+
+
+def test_what_a_run_has_saved_must_be_complete() -> None:
+    """A run without a field was trained before that part of the agent existed."""
+    saved = to_dict(TrainConfig())
+    assert from_saved(saved) == TrainConfig()
+    del saved["surrogate"]["guard"]
+    assert from_dict(saved) == TrainConfig()
+    with pytest.raises(InputError, match=r"'surrogate\.guard' is missing.*train it again"):
+        from_saved(saved)
+    del saved["surrogate"]
+    with pytest.raises(InputError, match="'surrogate' is missing"):
+        from_saved(saved)
+
+
+def test_a_guard_without_a_share_is_no_guard() -> None:
+    with pytest.raises(InputError, match=r"set 'surrogate\.guard' to false"):
+        TrainConfig(surrogate=SurrogateConfig(guard_share=0.0))
+    TrainConfig(surrogate=SurrogateConfig(guard=False, guard_share=0.0))

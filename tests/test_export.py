@@ -99,29 +99,29 @@ def test_numbers_are_those_of_the_fold_without_the_padding(run: Path, exported: 
         assert beliefs.freedom == trained.config.surrogate.freedom
         assert beliefs.additive == trained.config.surrogate.additive
         assert beliefs.mean_variance == trained.config.surrogate.mean_variance
+        assert beliefs.guard_share == trained.config.surrogate.guard_share > 0
+        assert beliefs.guard_variance == trained.config.surrogate.guard_variance
 
 
 def test_an_unknown_space_is_given_geometric_means() -> None:
-    one = Beliefs("learned", 0.1, 1.0, (1.0, 4.0), 0.01, 8.0, 32.0, 0.5, 4.0, 0.1, 0.2, 0.5, 0.0)
-    other = Beliefs("learned", 0.4, 4.0, (8.0,), 0.0001, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8, 0.5, 0.0)
+    one = Beliefs("learned", 0.1, 1.0, (1.0, 4.0), 0.01, 8.0, 32.0, 0.5, 4.0, 0.1, 0.2, 0.5, 0.0, 0.3, 0.06)
+    other = Beliefs("learned", 0.4, 4.0, (8.0,), 0.0001, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8, 0.5, 0.0, 0.3, 0.06)
     found = assumed([one, other])
     np.testing.assert_allclose(found[1:5], [0.2, 2.0, 4.0, 0.001])
     assert found.gain_weight == 0.25, "a geometric mean with 0 would say 0 of the other as well"
     assert (found.prior, found.sharpness_low, found.sharpness_high) == ("learned", 8.0, 32.0)
-    np.testing.assert_allclose(found[8:], [4.0, 0.2, 0.4, 0.5, 0.0])
+    np.testing.assert_allclose(found[8:], [4.0, 0.2, 0.4, 0.5, 0.0, 0.3, 0.06])
     np.testing.assert_allclose(
-        assumed([other])[1:], [0.4, 4.0, 8.0, 1e-4, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8, 0.5, 0.0]
+        assumed([other])[1:], [0.4, 4.0, 8.0, 1e-4, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8, 0.5, 0.0, 0.3, 0.06]
     )
 
 
-def test_likeness_that_took_no_part_in_training_takes_none_afterwards(
-    paths: dict[str, str], tmp_path: Path
-) -> None:
-    given = SurrogateConfig(similarity=False, freedom=0.0)
+def test_what_took_no_part_in_training_takes_none_afterwards(paths: dict[str, str], tmp_path: Path) -> None:
+    given = SurrogateConfig(similarity=False, freedom=0.0, guard=False, guard_share=0.4)
     export_policy(untrained_run(tmp_path / "run", paths["grid"], surrogate=given), tmp_path / "policy")
     policy = load_policy(tmp_path / "policy")
     for beliefs in (policy.beliefs, policy.numbers["grid"]):
-        assert (beliefs.freedom, beliefs.similarity_floor) == (0.0, 1.0)
+        assert (beliefs.freedom, beliefs.similarity_floor, beliefs.guard_share) == (0.0, 1.0, 0.0)
 
 
 def test_a_policy_for_cold_starts_carries_no_known_tasks(paths: dict[str, str], tmp_path: Path) -> None:

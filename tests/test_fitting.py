@@ -339,7 +339,7 @@ def regret_of_start(
 @pytest.mark.parametrize("retrieval", [True, False])
 def test_the_best_pair_of_the_grid_is_chosen(retrieval: bool) -> None:
     """By playing every known task with every pair, one at a time; places without a task do not count."""
-    bank, fold = tiny_bank(3)
+    bank, fold = tiny_bank(6)
     weights = GAIN_WEIGHTS if retrieval else (0.0,)
     variances = [np.float32(BELIEFS.encoding_variance) * np.float32(factor) for factor in FACTORS]
     grid = np.asarray(
@@ -360,7 +360,7 @@ def test_the_best_pair_of_the_grid_is_chosen(retrieval: bool) -> None:
     mean = smoothed_by_loop(grid)
     assert np.ptp(mean) > 1e-3, "the grid differs"
     for spare in (0, 2):
-        padded, places = tiny_bank(3, spare)
+        padded, places = tiny_bank(6, spare)
         told = fitting.numbers_of(padded, BELIEFS)
         found = tuned(padded, places, ENV, BELIEFS, told, retrieval)
         row = int(np.argmin(np.abs(np.asarray(variances) - found.encoding_variance)))

@@ -24,6 +24,7 @@ LAYERS = (
     ("surfaces",),
     ("bank", "returns", "explore", "networks", "ordering"),
     ("knowledge",),
+    ("process",),
     ("augment", "env", "surrogate", "replay"),
     ("cold",),
     ("rollout",),

@@ -19,17 +19,18 @@ from hyprl_jax import knowledge, surrogate
 from hyprl_jax.config import SurrogateConfig
 
 KNOWN, CANDIDATES, FEATURES, TRIALS = 5, 8, 2, 6
-LEARNED = SurrogateConfig()
-GAUSSIAN = SurrogateConfig(freedom=0.0)
-COLD = SurrogateConfig(prior="constant")
+LEARNED = SurrogateConfig(guard=False)
+GAUSSIAN = SurrogateConfig(guard=False, freedom=0.0)
+COLD = SurrogateConfig(guard=False, prior="constant")
 CONFIGS = {
     "learned": LEARNED,
     "gaussian": GAUSSIAN,
-    "certain mean": SurrogateConfig(mean_variance=0.0),
-    "all alike": SurrogateConfig(similarity=False),
-    "mean": SurrogateConfig(prior="mean"),
+    "certain mean": SurrogateConfig(guard=False, mean_variance=0.0),
+    "all alike": SurrogateConfig(guard=False, similarity=False),
+    "mean": SurrogateConfig(guard=False, prior="mean"),
     "constant": COLD,
     "other numbers": SurrogateConfig(
+        guard=False,
         learned_variance=0.5,
         encoding_variance=0.3,
         lengthscale=0.4,
@@ -40,6 +41,9 @@ CONFIGS = {
         similarity_floor=0.6,
     ),
 }
+"""Those of a single process."""
+GUARDED = SurrogateConfig()
+EVERY = {**CONFIGS, "guarded": GUARDED}
 
 
 class Story(NamedTuple):
@@ -60,6 +64,7 @@ class Told(NamedTuple):
     """Before the first and after each trial: leaves `[TRIALS + 1, ...]`."""
 
     state: surrogate.SurrogateState
+    readings: surrogate.Readings
     belief: surrogate.Belief
     acquired: surrogate.Acquired
     legal: jax.Array
@@ -74,20 +79,21 @@ def told(story: Story, config: SurrogateConfig) -> Told:
         for item in dataclasses.fields(config)
         if item.metadata.get("sweepable")
     }
-    return jax.device_get(_told(story, config.prior, config.similarity, numbers))
+    return jax.device_get(_told(story, config.prior, config.similarity, config.guard, numbers))
 
 
-@partial(quick_jit, static_argnames=("prior", "similarity"))
-def _told(story: Story, prior: str, similarity: bool, numbers: dict[str, jax.Array]) -> Told:
-    config = SurrogateConfig(prior=prior, similarity=similarity, **numbers)
+@partial(quick_jit, static_argnames=("prior", "similarity", "guard"))
+def _told(story: Story, prior: str, similarity: bool, guard: bool, numbers: dict[str, jax.Array]) -> Told:
+    config = SurrogateConfig(prior=prior, similarity=similarity, guard=guard, **numbers)
     known = knowledge.know(*story[:5], config, story.unlikeness)
 
     def read(state: surrogate.SurrogateState, legal: jax.Array) -> Told:
+        readings = surrogate.read(known, state, config)
         belief = surrogate.believe(known, state, legal, config)
         acquired = surrogate.acquire(known, belief, legal, config)
         everything = jnp.arange(legal.shape[0])
         seen = surrogate.features(known, belief, acquired, everything)
-        return Told(state, belief, acquired, legal, seen)
+        return Told(state, readings, belief, acquired, legal, seen)
 
     def one(carry: tuple, tested: tuple) -> tuple:
         state, legal = carry
@@ -154,10 +160,10 @@ def test_posterior_is_that_of_a_dense_gaussian_process(name: str, seed: int) -> 
         np.testing.assert_allclose(found.belief.mean[done], expected, atol=5e-3)
         if config.freedom and config.prior != "constant":
             history = story.objectives[:done].astype(np.float64)
-            wider = oracles.student_scale(
+            units = oracles.student_units(
                 mean, covariance, config.noise, actions, history, oracle_ranges(story, config), config.freedom
-            )[2]
-            variance = variance * wider**2
+            )
+            variance = variance * units.inflation**2
         np.testing.assert_allclose(found.belief.deviation[done] ** 2, variance, rtol=2e-3, atol=2e-4)
 
 
@@ -175,7 +181,7 @@ def test_scale_and_shift_are_posterior_means(name: str, seed: int) -> None:
         actions, history = story.actions[:done].tolist(), story.objectives[:done].astype(np.float64)
         given = mean, covariance, config.noise, actions, history, ranges
         if config.freedom:
-            expected = oracles.student_scale(*given, config.freedom)[:2]
+            expected = oracles.student_units(*given, config.freedom)[:2]
         else:
             expected = oracles.scale_by_integration(*given, grid_points=15)
         np.testing.assert_allclose(found[done], expected, rtol=5e-3, atol=5e-3)
@@ -217,9 +223,10 @@ def test_covariance_rows_are_sums_of_outer_products(name: str) -> None:
     mean, covariance = oracle_prior(story, config)
     np.testing.assert_allclose(known.mean, mean, atol=1e-6)
     for action in range(CANDIDATES):
-        row = surrogate.covariance_row(known, jnp.int32(action), config)
-        np.testing.assert_allclose(row, covariance[action], atol=2e-6)
-    variance = surrogate.start(known, TRIALS, config).variance
+        rows = surrogate.covariance_rows(known, jnp.int32(action), config)
+        assert rows.shape == (1, CANDIDATES)
+        np.testing.assert_allclose(rows[0], covariance[action], atol=2e-6)
+    variance = surrogate.start(known, TRIALS, config).processes.variance[0]
     np.testing.assert_allclose(variance, np.diag(covariance), atol=2e-6)
 
 
@@ -289,12 +296,12 @@ def test_with_nothing_to_choose_from_the_acquisition_stays_finite() -> None:
     assert np.isfinite(found.features).all()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=5)
 def test_features_of_some_candidates_are_those_among_all(name: str, seed: int) -> None:
     """In any order, and as often as asked: what a network sees of a candidate does not depend on the list."""
-    config, story, random = CONFIGS[name], random_story(seed), np.random.default_rng(seed)
+    config, story, random = EVERY[name], random_story(seed), np.random.default_rng(seed)
     found = told(story, config)
     known = knowledge.know(*story[:5], config, story.unlikeness)
     done = int(random.integers(0, TRIALS + 1))
@@ -333,7 +340,7 @@ def test_each_hyperparameter_has_its_own_lengthscale() -> None:
     )
     for action in range(CANDIDATES):
         rows = [
-            surrogate.covariance_row(known, jnp.int32(action), LEARNED)
+            surrogate.covariance_rows(known, jnp.int32(action), LEARNED)
             for known in (there, here, blind, alone)
         ]
         np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
@@ -351,15 +358,15 @@ def test_the_kernel_is_the_rational_quadratic(seed: int) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 def test_features_are_finite_and_moderate(name: str) -> None:
     for seed in range(10):
-        found = np.asarray(told(random_story(seed), CONFIGS[name]).features)
+        found = np.asarray(told(random_story(seed), EVERY[name]).features)
         assert found.shape == (TRIALS + 1, CANDIDATES, len(surrogate.CANDIDATE_FEATURES))
         assert found.dtype == np.float32 and np.isfinite(found).all() and np.abs(found).max() <= 6.0
 
 
-@pytest.mark.parametrize("name", ["learned", "mean", "other numbers"])
+@pytest.mark.parametrize("name", ["learned", "mean", "other numbers", "guarded"])
 @given(st.integers(0, 10_000), st.floats(0.02, 50.0), st.floats(-5.0, 5.0))
 @settings(max_examples=10)
 def test_raw_units_do_not_matter(name: str, seed: int, factor: float, ranges: float) -> None:
@@ -371,7 +378,7 @@ def test_raw_units_do_not_matter(name: str, seed: int, factor: float, ranges: fl
         lower=np.float32(factor) * story.lower + np.float32(shift),
         span=np.float32(factor) * story.span,
     )
-    before, after = told(story, CONFIGS[name]).features, told(changed, CONFIGS[name]).features
+    before, after = told(story, EVERY[name]).features, told(changed, EVERY[name]).features
     np.testing.assert_allclose(after, before, atol=0.03)
 
 
@@ -384,7 +391,7 @@ def test_a_cold_start_needs_no_units_at_all(seed: int, factor: float, ranges: fl
     np.testing.assert_allclose(told(changed, COLD).features, told(story, COLD).features, atol=0.02)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 @given(st.integers(0, 10_000))
 @settings(max_examples=8)
 def test_the_order_of_the_candidates_does_not_matter(name: str, seed: int) -> None:
@@ -396,11 +403,11 @@ def test_the_order_of_the_candidates_does_not_matter(name: str, seed: int) -> No
         legal=story.legal[order],
         actions=np.argsort(order)[story.actions].astype(np.int32),
     )
-    before, after = told(story, CONFIGS[name]).features, told(changed, CONFIGS[name]).features
+    before, after = told(story, EVERY[name]).features, told(changed, EVERY[name]).features
     np.testing.assert_allclose(after, np.asarray(before)[:, order], atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["learned", "constant"])
+@pytest.mark.parametrize("name", ["learned", "constant", "guarded"])
 def test_padding_changes_nothing(name: str) -> None:
     """Illegal columns and unusable known tasks, whatever stands in them."""
     story, random = random_story(6), np.random.default_rng(0)
@@ -413,12 +420,12 @@ def test_padding_changes_nothing(name: str) -> None:
         legal=np.pad(story.legal, (0, 3)),
         unlikeness=np.pad(story.unlikeness, (0, 2)),
     )
-    before, after = told(story, CONFIGS[name]), told(wider, CONFIGS[name])
+    before, after = told(story, EVERY[name]), told(wider, EVERY[name])
     np.testing.assert_allclose(after.features[:, :CANDIDATES], before.features, atol=1e-3)
     np.testing.assert_allclose(after.belief.scale, before.belief.scale, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 @given(st.integers(0, 10_000))
 @settings(max_examples=5)
 def test_known_tasks_that_may_not_be_used_are_never_looked_at(name: str, seed: int) -> None:
@@ -430,20 +437,20 @@ def test_known_tasks_that_may_not_be_used_are_never_looked_at(name: str, seed: i
     surfaces[out] = random.uniform(size=surfaces[out].shape)
     lower[out], span[out] = random.normal(size=out.sum()) * 50, random.uniform(1e-3, 50, out.sum())
     changed = story._replace(surfaces=surfaces, lower=lower, span=span)
-    before, after = told(story, CONFIGS[name]), told(changed, CONFIGS[name])
+    before, after = told(story, EVERY[name]), told(changed, EVERY[name])
     assert np.array_equal(before.features, after.features)
     for field in surrogate.Belief._fields:
         assert np.array_equal(getattr(before.belief, field), getattr(after.belief, field)), field
 
 
-@pytest.mark.parametrize("name", ["learned", "mean"])
+@pytest.mark.parametrize("name", ["learned", "mean", "guarded"])
 def test_without_peers_the_prior_is_flat(name: str) -> None:
     """A learned prior with nothing to learn from is a cold start, in whatever units the task comes."""
     story = random_story(7)._replace(peers=np.zeros(KNOWN, bool))
-    assert not np.asarray(knowledge.know(*story[:5], CONFIGS[name], story.unlikeness).mean).any()
+    assert not np.asarray(knowledge.know(*story[:5], EVERY[name], story.unlikeness).mean).any()
     changed = story._replace(objectives=100.0 * story.objectives + 40.0)
-    found = told(story, CONFIGS[name])
-    np.testing.assert_allclose(told(changed, CONFIGS[name]).features, found.features, atol=0.02)
+    found = told(story, EVERY[name])
+    np.testing.assert_allclose(told(changed, EVERY[name]).features, found.features, atol=0.02)
     np.testing.assert_allclose(found.features, told(story, COLD).features, atol=1e-4)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found.belief, found.features)))
 
@@ -454,16 +461,16 @@ def test_trials_beyond_the_table_do_no_harm() -> None:
     stuck = story._replace(
         actions=np.full(TRIALS, 2, np.int32), objectives=np.full(TRIALS, story.objectives[0], np.float32)
     )
-    for config in (LEARNED, COLD):
+    for config in (LEARNED, COLD, GUARDED):
         found: Any = told(stuck, config)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found.belief, found.features)))
 
 
 def test_everything_differentiable_stays_finite_under_noise_free_settings() -> None:
     """Even a tiny noise keeps the factor finite in float32."""
-    config = dataclasses.replace(LEARNED, noise=1e-6)
-    found = told(random_story(9), config)
-    assert np.isfinite(found.features).all()
+    for config in (LEARNED, GUARDED):
+        found = told(random_story(9), dataclasses.replace(config, noise=1e-6))
+        assert np.isfinite(found.features).all()
 
 
 def test_a_task_may_turn_out_the_opposite_of_the_known_ones() -> None:

@@ -63,9 +63,8 @@ def _start(view: View, key: jax.Array) -> jax.Array:
 
 def _simple(name: str, learned: SurrogateConfig) -> Baseline:
     """The baselines of this module."""
-    plain = dataclasses.replace(
-        learned, similarity=PLAIN.similarity, freedom=PLAIN.freedom, mean_variance=PLAIN.mean_variance
-    )
+    ours = ("similarity", "freedom", "mean_variance", "guard")
+    plain = dataclasses.replace(learned, **{name: getattr(PLAIN, name) for name in ours})
     table = {
         "random": Baseline(score_player(_random), _nothing, True, plain),
         "mean_list": Baseline(score_player(_mean_list), _nothing, False, plain),

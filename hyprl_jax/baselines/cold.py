@@ -28,8 +28,6 @@ class ColdMemory(NamedTuple):
     """One process a lengthscale; leaves lead with `[G]`."""
 
     states: surrogate.SurrogateState
-    log_determinants: jax.Array
-    """`[G]` log-determinants of the covariance of the history."""
 
 
 def cold_config(lengthscale: jax.Array | float) -> SurrogateConfig:
@@ -50,8 +48,7 @@ def cold_memory(shared: Background, task: Task, config: EnvConfig, prepared: Non
     known = _unknowing(encodings, cold_config(1.0))
     state = surrogate.start(known, config.trials, cold_config(1.0))
     groups = len(_LENGTHSCALES)
-    states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (groups, *leaf.shape)), state)
-    return ColdMemory(states, jnp.zeros(groups, jnp.float32))
+    return ColdMemory(jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (groups, *leaf.shape)), state))
 
 
 def cold_player(memory: ColdMemory, view: View, key: jax.Array) -> tuple[ColdMemory, Choice]:
@@ -63,34 +60,30 @@ def cold_player(memory: ColdMemory, view: View, key: jax.Array) -> tuple[ColdMem
     legal = view.observation.legal
 
     def one(
-        state: surrogate.SurrogateState, determinant: jax.Array, lengthscale: jax.Array
-    ) -> tuple[surrogate.SurrogateState, jax.Array, jax.Array, jax.Array]:
+        state: surrogate.SurrogateState, lengthscale: jax.Array
+    ) -> tuple[surrogate.SurrogateState, jax.Array, jax.Array]:
         config = cold_config(lengthscale)
         known = _unknowing(encodings, config)
-        gained = jnp.log(state.variance[action] + _NOISE)
         seen = surrogate.update(known, state, action, objective, config)
         state = jax.tree.map(lambda new, old: jnp.where(trial > 0, new, old), seen, state)
-        determinant = jnp.where(trial > 0, determinant + gained, determinant)
         belief = surrogate.believe(known, state, legal, config)
-        return state, determinant, belief.expected_improvement, _evidence(state, determinant)
+        return state, belief.expected_improvement, _evidence(state)
 
     scales = jnp.asarray(_LENGTHSCALES, jnp.float32) * jnp.sqrt(jnp.float32(encodings.shape[1]))
-    states, determinants, improvements, evidence = jax.vmap(one)(
-        memory.states, memory.log_determinants, scales
-    )
+    states, improvements, evidence = jax.vmap(one)(memory.states, scales)
     score = jax.nn.softmax(evidence) @ improvements
     first = explore.random_legal(jax.random.uniform(key), legal)
     choice = jnp.where(trial > 0, explore.masked_argmax(score, legal), first)
-    return ColdMemory(states, determinants), Choice(choice, None)
+    return ColdMemory(states), Choice(choice, None)
 
 
-def _evidence(state: surrogate.SurrogateState, log_determinant: jax.Array) -> jax.Array:
+def _evidence(state: surrogate.SurrogateState) -> jax.Array:
     """Log marginal likelihood of the standardised history, up to a constant."""
     factor, shift = surrogate.cold_scale(state)
     shift = shift + factor * state.objectives[0]  # moments are of objectives counted from the first
-    m = state.moments
+    m = state.processes.moments[0]
     misfit = factor**2 * m[0, 0] + 2.0 * factor * shift * m[0, 1] + shift**2 * m[1, 1]
-    return -0.5 * (misfit + log_determinant)
+    return -0.5 * misfit - state.processes.log_determinant[0]
 
 
 def _unknowing(encodings: jax.Array, config: SurrogateConfig) -> knowledge.Knowledge:

@@ -223,6 +223,8 @@ def _numbers(
             similarity_floor=floor,
             mean_variance=given.mean_variance,
             additive=given.additive,
+            guard_share=given.guard_share if given.guard else 0.0,
+            guard_variance=given.guard_variance,
         )
     return found
 

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from hyprl_jax.errors import InputError
+from hyprl_jax.runtime.guard import CHANCE, TRUSTED
 from hyprl_jax.runtime.likeness import MIDDLE, task_weights
+from hyprl_jax.runtime.process import Process, Ranges
 
 SMALL = 1e-5
-_SCALES = 15
 _PRIOR_PAIRS = 10.0
-_LEAST_FREEDOM = 1e-6  # of those above 0
 _MOST_FEATURES = 100_000
 _LEAST = 1e-12  # of what is divided by
 
@@ -48,12 +48,16 @@ class Beliefs(NamedTuple):
     """1: all earlier tasks count the same."""
     mean_variance: float = 0.0
     additive: float = 0.0
+    guard_share: float = 0.0
+    """0: no guard."""
+    guard_variance: float = 0.1
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> Beliefs:
-        """Checked; InputError, beginning with `where`, if it is malformed. Exports of the first versions do
-        not have the last five numbers: their defaults are what was done then."""
-        if not isinstance(data, Mapping) or set(data) not in (set(cls._fields), set(cls._fields[:-5])):
+        """Checked; InputError, beginning with `where`, if it is malformed. Exports of earlier versions do not
+        have the last two numbers, or the last seven: their defaults are what was done then."""
+        editions = [set(cls._fields[:count]) for count in (len(cls._fields), -2, -7)]
+        if not isinstance(data, Mapping) or set(data) not in editions:
             raise InputError(f"{where}: the numbers of the surrogate are not {', '.join(cls._fields)}")
         data = {**cls._field_defaults, **data}
         if data["prior"] not in ("learned", "mean", "constant", "cold"):
@@ -62,19 +66,20 @@ class Beliefs(NamedTuple):
         several = list(scales) if isinstance(scales, list | tuple) else [scales]
         numbers = [*several, *(data[name] for name in cls._fields if name not in ("prior", "lengthscale"))]
         sound = all(type(number) in (int, float) and 0 <= number < 1e6 for number in numbers)
-        positive = [*several, data["encoding_variance"], data["noise"], data["similarity_width"]]
+        names = ("encoding_variance", "noise", "similarity_width", "guard_variance")
+        positive = [*several, *(data[name] for name in names)]
         if (
             not sound
             or not 0 < len(several) <= _MOST_FEATURES
             or not all(number > _LEAST for number in positive)
-            or max(data["similarity_floor"], data["additive"]) > 1
+            or max(data["similarity_floor"], data["additive"], data["guard_share"]) > 1
         ):
             raise InputError(f"{where}: the surrogate has numbers that are not finite or not in their range")
         lengthscale = tuple(several) if isinstance(scales, list | tuple) else scales
         return cls(**{**data, "lengthscale": lengthscale})
 
 
-WARM = Beliefs("learned", 0.1, 1.0, 1.2, 0.003, 8.0, 32.0, 0.4, 4.0, 0.2, 0.3, 0.5)
+WARM = Beliefs("learned", 0.1, 1.0, 1.2, 0.003, 8.0, 32.0, 0.4, 4.0, 0.2, 0.3, 0.5, 0.0, 0.2)
 """What is assumed where earlier tasks are given to a policy that was trained for cold starts: the defaults of
 `SurrogateConfig`."""
 
@@ -156,22 +161,29 @@ class Posterior(History):
             self._weights = task_weights(tasks, unlikeness, width, floor)
         self._lower, self._log_scale = lower, -np.log(np.maximum(span, 1e-12))
         self._discordant, self._reached = np.zeros(tasks), np.zeros(tasks)
-        self._deviations: list[float] = []
-        self._whitened: list[np.ndarray] = []
-        self._moments = np.zeros((3, 3))
+        self._guarded = self.informed and beliefs.guard_share > 0
         count = encodings.shape[0]
         self.surfaces = np.zeros((tasks, count))
         self._places: np.ndarray = np.zeros(encodings.shape)
-        self._squares = np.zeros(count)
-        self.mean, self.spread, self.variance = np.zeros(count), np.zeros(count), np.zeros(count)
-        self._rows = np.zeros((0, count))
-        self._projections = np.zeros((3, count))
+        self._squares, self.spread = np.zeros(count), np.zeros(count)
+        self._processes = [Process(count, beliefs.noise) for _ in range(1 + self._guarded)]
         self.replace(np.arange(count), encodings, surfaces)
+
+    def copy(self) -> Self:
+        """An independent copy (of what `update` changes)."""
+        twin = super().copy()
+        twin._processes = [process.copy() for process in self._processes]
+        return twin
 
     @property
     def size(self) -> int:
         """Number of candidates."""
         return self.mean.shape[0]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Prior mean `[N]`."""
+        return self._processes[0].mean
 
     @property
     def informed(self) -> bool:
@@ -192,24 +204,20 @@ class Posterior(History):
         self.mean[columns], self.spread[columns] = mean, spread
         variance = beliefs.learned_variance * spread**2 + beliefs.encoding_variance
         variance = variance + beliefs.mean_variance * self._contrast(columns) ** 2
-        if self.trial:
-            tested = self.columns
-            factor = np.tril(self._rows[: self.trial, tested].T)
-            np.fill_diagonal(factor, self._deviations)
-            rows = np.linalg.solve(factor, self._covariance(tested, columns))
-            self._rows[: self.trial, columns] = rows
-            variance = np.maximum(variance - np.einsum("tm,tm->m", rows, rows), 0.0)
-            self._projections[:, columns] = np.stack(self._whitened, axis=1) @ rows
-        self.variance[columns] = variance
+        means = [mean, np.full(len(columns), MIDDLE)]
+        variances = [variance, np.full(len(columns), beliefs.guard_variance)]
+        with_tested = self._covariances(self.columns, columns) if self.trial else [None, None]
+        for own, process in enumerate(self._processes):
+            process.place(columns, means[own], variances[own], with_tested[own], self.columns)
 
     def append(self, encodings: np.ndarray, surfaces: np.ndarray) -> np.ndarray:
         """Adds candidates `[M, F]`; returns their columns `[M]`."""
         before, more = self.size, encodings.shape[0]
-        for name in ("surfaces", "_rows", "_projections"):
+        for process in self._processes:
+            process.append(more)
+        for name in ("surfaces", "spread", "_squares"):
             array = getattr(self, name)
-            setattr(self, name, np.concatenate([array, np.zeros((array.shape[0], more))], axis=1))
-        for name in ("mean", "spread", "variance", "_squares"):
-            setattr(self, name, np.concatenate([getattr(self, name), np.zeros(more)]))
+            setattr(self, name, np.concatenate([array, np.zeros((*array.shape[:-1], more))], axis=-1))
         self._places = np.concatenate([self._places, np.zeros((more, self._places.shape[1]))])
         columns = np.arange(before, before + more)
         self.replace(columns, encodings, surfaces)
@@ -217,72 +225,86 @@ class Posterior(History):
 
     def update(self, column: int, objective: float) -> None:
         """The belief after testing candidate `column` with the raw result `objective` (higher is better)."""
-        if self.trial >= self._rows.shape[0]:
-            more = np.zeros((max(16, self._rows.shape[0]), self.size))
-            self._rows = np.concatenate([self._rows, more])
-        done = self._rows[: self.trial]
-        row = self._covariance([column], np.arange(self.size))[0]
-        deviation = math.sqrt(max(self.variance[column], 0.0) + self.beliefs.noise)
-        new_row = (row - done[:, column] @ done) / deviation
         first = self.objectives[0] if self.trial else objective
-        facts = np.asarray([objective - self._reference(first), 1.0, self.mean[column]])
-        whitened = (facts - self._projections[:, column]) / deviation
+        relative = objective - self._reference(first)
+        rows = self._covariances([column], np.arange(self.size))
+        for process, row in zip(self._processes, rows, strict=True):
+            process.condition(column, row[0], relative)
         if self.trial:
             ours = objective - np.asarray(self.objectives)
             theirs = self.surfaces[:, column][:, None] - self.surfaces[:, self.columns]
             half = (ours == 0) != (theirs == 0)
             self._discordant += np.where(ours * theirs < 0, 1.0, np.where(half, 0.5, 0.0)).sum(1)
-        self._rows[self.trial] = new_row
-        self.variance = np.maximum(self.variance - new_row**2, 0.0)
-        self._projections += whitened[:, None] * new_row
-        self._moments += whitened[:, None] * whitened
         self._reached = np.maximum(self._reached, self.surfaces[:, column])
-        self._deviations.append(deviation)
-        self._whitened.append(whitened)
         self.objectives.append(objective)
         self.columns.append(column)
 
     def believe(self, legal: np.ndarray) -> Belief:
         """The belief about all candidates; `legal [N]` bool are those that may still be tested."""
         beliefs = self.beliefs
-        factor, shift, inflation = self._scale() if self.informed else (*self._cold_scale(), 1.0)
-        objective, one, mean = self._projections
-        reference = self._reference(self.objectives[0] if self.trial else 0.0)
-        moved = shift + factor * reference
-        posterior = self.mean - mean + factor * objective + moved * one
-        deviation = inflation * np.sqrt(np.maximum(self.variance, 1e-8))
         prior_top = float(np.max(np.where(legal, self.mean, -np.inf), initial=0.0))
-        incumbent = factor * (self.incumbent - reference) + moved if self.trial else prior_top
-        improvement = expected_improvement(posterior, deviation, incumbent)
+        weights, readings = self._read(prior_top)
+        scales, shifts, means, deviations, incumbents = map(np.stack, zip(*readings, strict=True))
+        improvement = weights @ expected_improvement(means, deviations, incumbents[:, None])
+        mean = weights @ means
+        deviation = np.sqrt(weights @ (deviations**2 + (means - mean) ** 2))
+        gains = retrieved = np.zeros((2, self.size))
+        reached = concentration = np.zeros(2)
         if self.informed:
-            weights = self._retrieval_weights()
-            gains = weights @ np.maximum(self.surfaces - self._reached[:, None], 0.0)
-            retrieved, reached = weights @ self.surfaces, weights @ self._reached
-            concentration = (weights**2).sum(1)
-        else:
-            gains = retrieved = np.zeros((2, self.size))
-            reached = concentration = np.zeros(2)
+            retrieval = self._retrieval_weights()
+            gains = retrieval @ np.maximum(self.surfaces - self._reached[:, None], 0.0)
+            if self._guarded:
+                misled = retrieval @ self._discordance()
+                gains *= np.clip((CHANCE - misled) / (CHANCE - TRUSTED), 0.0, 1.0)[:, None]
+            retrieved, reached = retrieval @ self.surfaces, retrieval @ self._reached
+            concentration = (retrieval**2).sum(1)
         acquisition = np.where(legal, improvement + beliefs.gain_weight * (gains[0] + gains[1]), 0.0)
         return Belief(
-            posterior, deviation, incumbent, improvement, gains, retrieved, reached, concentration,
-            factor, shift, acquisition, max(float(acquisition.max(initial=0.0)), 1e-12), prior_top,
+            mean, deviation, float(weights @ incumbents), improvement, gains, retrieved, reached,
+            concentration, float(weights @ scales), float(weights @ shifts), acquisition,
+            max(float(acquisition.max(initial=0.0)), 1e-12), prior_top,
         )  # fmt: skip
+
+    def _read(self, prior_top: float) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
+        """Weights `[P]` of the processes, and of each a, b, mean and deviation `[N]`, and the incumbent; see
+        `surrogate.read`."""
+        reference = self._reference(self.objectives[0] if self.trial else 0.0)
+        freedom, readings, evidence = self.beliefs.freedom, [], []
+        prior = Ranges.of(self._weights, self._lower, self._log_scale) if self.informed else None
+        for process in self._processes:
+            if prior is not None:
+                scale, shift, inflation, found = process.infer(prior, reference, freedom, self._guarded)
+            else:
+                scale, shift = self._cold_scale()
+                shift, inflation, found = shift + scale * reference, 1.0, 0.0
+            mean, deviation = process.read(scale, shift, inflation)
+            incumbent = scale * (self.incumbent - reference) + shift if self.trial else prior_top
+            readings.append((scale, shift - scale * reference, mean, deviation, incumbent))
+            evidence.append(found)
+        if not self._guarded:
+            return np.ones(1), readings
+        share = self.beliefs.guard_share
+        with np.errstate(divide="ignore"):  # one of them may have no share
+            logits = np.log([1.0 - share, share]) + np.asarray(evidence)
+        weights = np.exp(logits - logits.max())
+        return weights / weights.sum(), readings
 
     def features(self, belief: Belief, columns: np.ndarray) -> np.ndarray:
         """`[C, 13]` features of the candidates `columns [C]`; see `surrogate.features`."""
         return candidate_features(belief, columns, self.mean[columns], self.spread[columns])
 
-    def _covariance(self, ones: list[int], others: np.ndarray) -> np.ndarray:
-        """Prior covariance `[A, B]` between candidates."""
+    def _covariances(self, ones: list[int], others: np.ndarray) -> list[np.ndarray]:
+        """Prior covariance `[A, B]` between candidates in each of the processes."""
         beliefs, x = self.beliefs, self._places[ones]
         distance = self._squares[ones][:, None] + self._squares[others] - 2.0 * (x @ self._places[others].T)
-        rough = beliefs.encoding_variance / (1.0 + np.maximum(distance, 0.0) / 4.0) ** 2
-        if beliefs.prior != "learned" or not self.informed:
-            return rough
-        weighted = self._weights[:, None] * self.surfaces[:, ones]
-        learned = weighted.T @ self.surfaces[:, others] - self.mean[ones][:, None] * self.mean[others]
-        opposed = self._contrast(ones)[:, None] * self._contrast(others)
-        return beliefs.learned_variance * learned + beliefs.mean_variance * opposed + rough
+        kernel = 1.0 / (1.0 + np.maximum(distance, 0.0) / 4.0) ** 2
+        covariance = beliefs.encoding_variance * kernel
+        if beliefs.prior == "learned" and self.informed:
+            weighted = self._weights[:, None] * self.surfaces[:, ones]
+            learned = weighted.T @ self.surfaces[:, others] - self.mean[ones][:, None] * self.mean[others]
+            opposed = self._contrast(ones)[:, None] * self._contrast(others)
+            covariance = beliefs.learned_variance * learned + beliefs.mean_variance * opposed + covariance
+        return [covariance, beliefs.guard_variance * kernel] if self._guarded else [covariance]
 
     def _contrast(self, columns: np.ndarray | list[int]) -> np.ndarray:
         """Of candidates `[M]`; see `knowledge.Knowledge`."""
@@ -291,36 +313,6 @@ class Posterior(History):
 
     def _reference(self, first: float) -> float:
         return float(self._weights @ self._lower) if self.informed else first
-
-    def _scale(self) -> tuple[float, float, float]:
-        """Scale and shift of the objective by evidence, and the factor on posterior deviations; see
-        `surrogate.scale`."""
-        weights = self._weights
-        centre = weights @ self._log_scale
-        width = math.sqrt(weights @ (self._log_scale - centre) ** 2 + 0.01)
-        offsets = np.linspace(-2.5, 2.5, _SCALES)
-        grid = np.exp(centre + width * offsets)
-        lower = weights @ self._lower
-        lower_variance = weights @ (self._lower - lower) ** 2 + (0.01 / math.exp(centre)) ** 2 + 1e-12
-        before = 1.0 / (grid**2 * lower_variance)
-        reference = self._reference(0.0)
-        guess = -grid * (lower - reference)
-        (yy, y1, ym), (_, oo, om), (_, _, mm) = self._moments.tolist()
-        precision = before + oo
-        shift = (before * guess - (grid * y1 - om)) / precision
-        misfit = grid**2 * yy + shift**2 * oo + mm + 2.0 * (grid * shift * y1 - grid * ym - shift * om)
-        misfit = np.maximum(misfit + before * (shift - guess) ** 2, 0.0)
-        freedom, explained = self.beliefs.freedom, misfit
-        if freedom > 0:
-            freedom = max(freedom, _LEAST_FREEDOM)
-            explained = (freedom + self.trial) * np.log1p(misfit / freedom)
-        evidence = self.trial * np.log(grid) - 0.5 * explained - 0.5 * np.log(precision / before)
-        posterior = np.exp(evidence - 0.5 * offsets**2 - np.max(evidence - 0.5 * offsets**2))
-        posterior /= posterior.sum()
-        factor, inflation = float(posterior @ grid), 1.0
-        if freedom > 0:
-            inflation = math.sqrt((freedom + float(posterior @ misfit)) / (freedom + self.trial))
-        return factor, float(posterior @ shift) - factor * reference, inflation
 
     def _cold_scale(self) -> tuple[float, float]:
         """Scale and shift by the history alone; see `surrogate.cold_scale`."""
@@ -333,11 +325,15 @@ class Posterior(History):
 
     def _retrieval_weights(self) -> np.ndarray:
         """`[2, K]` weights of the earlier tasks; see `surrogate.retrieval_weights`."""
-        share = self._discordant / (self.trial * (self.trial - 1.0) / 2.0 + _PRIOR_PAIRS)
+        share = self._discordance()
         sharpness = np.asarray([self.beliefs.sharpness_low, self.beliefs.sharpness_high])
         logits = np.log(np.maximum(self._weights, 1e-12)) - sharpness[:, None] * share
         weights = np.exp(logits - logits.max(1, keepdims=True))
         return weights / weights.sum(1, keepdims=True)
+
+    def _discordance(self) -> np.ndarray:
+        """`[K]`; see `surrogate.discordance`."""
+        return self._discordant / (self.trial * (self.trial - 1.0) / 2.0 + _PRIOR_PAIRS)
 
 
 def expected_improvement(
