@@ -34,11 +34,10 @@ class TrainingState(NamedTuple):
     learner: LearnerState
     numbers: Numbers
     """What the surrogate learned from the known tasks of the fold, `[L, ...]` for L collections."""
-    start_train: jax.Array
-    """float32: regret of the acquisition function that the policy starts from on the training tasks. A policy
-    that is worse there is never kept: it has learned noise."""
+    start_scores: jax.Array
+    """`[K]` float32: regret of the acquisition function that the policy starts from, on each known task."""
     best: Params
-    """Averaged parameters with the best validation regret so far."""
+    """Averaged parameters with the best validation regret so far, if it is more than luck; see `_chunk`."""
     best_score: jax.Array
     """float32: that regret, averaged over validation tasks and trials."""
     best_updates: jax.Array
@@ -179,9 +178,7 @@ def _start(
     state = learner.init(key, bank, fold, config)
     scores = _scores(state.average, numbers, bank, fold, config)
     best = jax.tree.map(jnp.copy, state.average)
-    return TrainingState(
-        state, numbers, scores["regret_train"], best, scores["regret_validation"], jnp.int32(0)
-    )
+    return TrainingState(state, numbers, scores, best, _means(scores, fold)[1], jnp.int32(0))
 
 
 def _chunk(
@@ -193,31 +190,57 @@ def _chunk(
 
     learned, metrics = jax.lax.scan(one, state.learner, None, length=config.updates_per_chunk)
     scores = _scores(learned.average, state.numbers, bank, fold, config)
-    score = scores["regret_validation"]
-    better = (score < state.best_score) & (scores["regret_train"] <= state.start_train)
+    train, score = _means(scores, fold)
+    gain, error = validation_gain(state.start_scores, scores, fold)
+    # A policy that is worse than its start on the training tasks has learned noise. One that is better on
+    # validation tasks by less than the standard error of that is as good as chosen by lot.
+    sound = (train <= _means(state.start_scores, fold)[0]) & (gain > error)
+    better = (score < state.best_score) & sound
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), learned.average, state.best)
     after = TrainingState(
         learned,
         state.numbers,
-        state.start_train,
+        state.start_scores,
         best,
         jnp.where(better, score, state.best_score),
         jnp.where(better, learned.updates, state.best_updates),
     )
     summary = {name: values.mean() for name, values in metrics.items()}
-    return after, {**summary, **scores, "best_validation": after.best_score}
+    scored = {"regret_train": train, "regret_validation": score, "gain": gain, "gain_error": error}
+    return after, {**summary, **scored, "best_validation": after.best_score}
 
 
-def _scores(params: Params, numbers: Numbers, bank: SurfaceBank, fold: Fold, config: TrainConfig) -> Metrics:
-    """Regret averaged over trials and plays, on the training tasks and on the validation tasks (on the
-    training tasks if there are no validation tasks)."""
-    regret = validate(params, numbers, bank, fold, config).mean(axis=(1, 2))
-    places = jnp.arange(regret.shape[0])
-    train = places < fold.trained
+def _scores(
+    params: Params, numbers: Numbers, bank: SurfaceBank, fold: Fold, config: TrainConfig
+) -> jax.Array:
+    """Regret `[K]` of each known task, averaged over trials and plays."""
+    return validate(params, numbers, bank, fold, config).mean(axis=(1, 2))
+
+
+def _means(scores: jax.Array, fold: Fold) -> tuple[jax.Array, jax.Array]:
+    """Means of `scores [K]` over the training tasks, and over those that choose."""
+    return tuple(_mean(scores, mask) for mask in (_trained(fold), _choosing(fold)))  # type: ignore[return-value]
+
+
+def validation_gain(before: jax.Array, now: jax.Array, fold: Fold) -> tuple[jax.Array, jax.Array]:
+    """How much lower the scores `now [K]` are than those `before [K]`, on average over the tasks that choose,
+    and the standard error of that, paired by task (0 for a single task)."""
+    chosen, gains = _choosing(fold), before - now
+    count, gain = chosen.sum(), _mean(gains, chosen)
+    variance = jnp.sum(jnp.where(chosen, (gains - gain) ** 2, 0.0)) / jnp.maximum(count - 1, 1)
+    return gain, jnp.sqrt(variance / jnp.maximum(count, 1))
+
+
+def _trained(fold: Fold) -> jax.Array:
+    return jnp.arange(fold.known.shape[0]) < fold.trained
+
+
+def _choosing(fold: Fold) -> jax.Array:
+    """The validation tasks `[K]` bool, or the training tasks if there are none."""
+    train = _trained(fold)
     validation = fold.usable & ~train
-    validation = jnp.where(validation.any(), validation, train)
+    return jnp.where(validation.any(), validation, train)
 
-    def mean(mask: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(mask, regret, 0.0)) / jnp.maximum(mask.sum(), 1)
 
-    return {"regret_train": mean(train), "regret_validation": mean(validation)}
+def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(mask.sum(), 1)

@@ -201,7 +201,7 @@ def _row(
     means = {name: float(np.mean(values)) for name, values in metrics.items()}
     members = {
         f"{name}_members": np.asarray(metrics[name], np.float64).tolist()
-        for name in ("regret_train", "regret_validation")
+        for name in ("regret_train", "regret_validation", "best_validation")
     }
     return {
         "env_steps": env_steps,
