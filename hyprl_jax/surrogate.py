@@ -15,9 +15,9 @@ surrogates, Wistuba, Schilling and Schmidt-Thieme 2016), the weighted mean surfa
 expected if the task were one of them, `sum_k w_k max(P_k(x) - max_tested P_k, 0)`. It needs no scale at all.
 
 *A guard against negative transfer* (`SurrogateConfig.guard`): a second process that knows no other task, with
-a constant mean and the covariance `g k(x, x')`. Both are averaged by their evidence, so that the second one
-takes over where the task is unlike the known ones; the task may then lie far from them too, and retrieval
-fades as the retrieved tasks rank the tested pairs no better than by chance.
+a constant mean and the covariance `g k(x, x')`. Both are averaged by their evidence, the second one counting
+for a half at most, so that it is heard where the task is unlike the known ones; the task may then lie far
+from them too, and retrieval fades as the retrieved tasks rank the tested pairs no better than by chance.
 
 All functions are for a single episode; the caller vmaps. `Knowledge` and the surfaces are arguments, not
 state.
@@ -34,7 +34,7 @@ from hyprl_jax import process
 from hyprl_jax.config import SurrogateConfig
 from hyprl_jax.knowledge import Knowledge
 from hyprl_jax.process import Process
-from hyprl_jax.runtime.guard import CHANCE, TRUSTED
+from hyprl_jax.runtime.guard import CHANCE, MOST, TRUSTED
 from hyprl_jax.runtime.likeness import MIDDLE
 
 CANDIDATE_FEATURES = (
@@ -179,7 +179,7 @@ class Readings(NamedTuple):
     """What the processes say; leaves `[P]` or `[P, N]`."""
 
     weights: jax.Array
-    """Summing to 1, in proportion to shares beforehand and evidence."""
+    """Summing to 1, in proportion to shares beforehand and evidence, that of the guard at most a half."""
     scale: jax.Array
     """a of `z = a y + b`."""
     shift: jax.Array
@@ -216,7 +216,8 @@ def read(known: Knowledge, state: SurrogateState, config: SurrogateConfig) -> Re
     if guard:
         share = jnp.asarray(config.guard_share)
         likely = jax.nn.softmax(units.evidence + jnp.log(jnp.stack([1.0 - share, share])))
-        weights = jnp.where(informed, likely, jnp.asarray([1.0, 0.0]))
+        cold_weight = jnp.where(informed, jnp.minimum(likely[1], MOST), 0.0)
+        weights = jnp.stack([1.0 - cold_weight, cold_weight])
     return Readings(weights, units.scale, units.shift - units.scale * reference, mean, deviation, incumbent)
 
 

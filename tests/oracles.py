@@ -290,12 +290,15 @@ def mixture(
     first: float,
 ) -> Mixture:
     """The posteriors of processes with `priors` (means `[N]` and covariances `[N, N]`) and `units`, weighted
-    by `shares` before and evidence; `first` is the incumbent before any trial."""
+    by `shares` before and evidence, the second one at most as much as the first; `first` is the incumbent
+    before any trial."""
     highest = max(one.evidence for one in units)
     weights = np.asarray(
         [share * math.exp(one.evidence - highest) for share, one in zip(shares, units, strict=True)]
     )
     weights /= weights.sum()
+    if len(weights) == 2 and weights[1] > 0.5:
+        weights[:] = 0.5
     candidates = len(priors[0][0])
     mean, second, improvement = np.zeros(candidates), np.zeros(candidates), np.zeros(candidates)
     incumbent = scale = shift = 0.0

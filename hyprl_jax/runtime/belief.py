@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.runtime.guard import CHANCE, TRUSTED
+from hyprl_jax.runtime.guard import CHANCE, MOST, TRUSTED
 from hyprl_jax.runtime.likeness import MIDDLE, task_weights
 from hyprl_jax.runtime.process import Process, Ranges
 
@@ -287,7 +287,8 @@ class Posterior(History):
         with np.errstate(divide="ignore"):  # one of them may have no share
             logits = np.log([1.0 - share, share]) + np.asarray(evidence)
         weights = np.exp(logits - logits.max())
-        return weights / weights.sum(), readings
+        cold = min(float(weights[1] / weights.sum()), MOST)
+        return np.asarray([1.0 - cold, cold]), readings
 
     def features(self, belief: Belief, columns: np.ndarray) -> np.ndarray:
         """`[C, 13]` features of the candidates `columns [C]`; see `surrogate.features`."""
