@@ -55,6 +55,12 @@ def test_only_the_acquisition_that_policies_start_from_is_guarded() -> None:
     assert make_baseline("start", SurrogateConfig(guard_share=0.4)).beliefs.guard_share == 0.4
 
 
+def test_expected_improvement_under_the_learned_prior_is_at_its_best() -> None:
+    """Tuning by play helps it, so it is tuned, whether the policy is or not."""
+    assert all(make_baseline("prior_ei", SurrogateConfig(tune=tune)).beliefs.tune for tune in (False, True))
+    assert not make_baseline("start").beliefs.tune
+
+
 def unit_surfaces(tables: TaskTables, split: Split) -> np.ndarray:
     """The known tasks `[K, C]`, best 1 and worst 0, missing values by the eight nearest configurations."""
     surfaces = []

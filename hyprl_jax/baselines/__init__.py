@@ -63,7 +63,7 @@ def _start(view: View, key: jax.Array) -> jax.Array:
 
 def _simple(name: str, learned: SurrogateConfig) -> Baseline:
     """The baselines of this module."""
-    ours = ("similarity", "freedom", "mean_variance", "guard")
+    ours = ("similarity", "freedom", "mean_variance", "guard", "tune")
     plain = dataclasses.replace(learned, **{name: getattr(PLAIN, name) for name in ours})
     table = {
         "random": Baseline(score_player(_random), _nothing, True, plain),
