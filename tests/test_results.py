@@ -35,3 +35,13 @@ def test_what_is_kept_is_what_was_measured_to_six_digits(
     assert (tmp_path / "again.json").read_bytes() == source.read_bytes()
     assert (tmp_path / "again.md").read_bytes() == source.with_suffix(".md").read_bytes()
     assert read_summary(tmp_path / "again.json") == read_summary(source)
+
+
+def test_folders_of_one_machine_are_not_kept(repository: Path, script: dict[str, Any]) -> None:
+    command = "hyprl evaluate /home/ann/runs/mlp --fold all --collections ./a,/data/b --out=/x/evaluation"
+    assert script["_portable"]({"command": [command]}) == {
+        "command": ["hyprl evaluate ./mlp --fold all --collections ./a,./b --out=./evaluation"]
+    }
+    assert script["_portable"]("1/2 of a/b, 3") == "1/2 of a/b, 3"
+    for path in (repository / "docs" / "results").glob("*.json"):
+        assert '"hyprl evaluate /' not in path.read_text() and " /tmp/" not in path.read_text()
