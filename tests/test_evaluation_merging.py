@@ -47,6 +47,13 @@ def test_merged_figures_are_those_of_one_evaluation(tmp_path: Path) -> None:
     assert merged["provenance"]["seeds"] == [0, 1]
 
 
+def test_other_seeds_stand_side_by_side(tmp_path: Path) -> None:
+    first = evaluation(tmp_path / "a", "x")
+    second = evaluation(tmp_path / "b", "y", origin={"seeds": [3, 1]})
+    _, merged = merge_evaluations([first, second])
+    assert merged["provenance"]["seeds"] == [0, 1, 3]
+
+
 @pytest.mark.parametrize(
     ("methods", "changes", "words"),
     [

@@ -59,6 +59,8 @@ def _origin(origins: list[dict[str, Any]]) -> dict[str, Any] | None:
             merged[key] = _same_content(values)
         elif key == "versions":
             merged[key] = _side_by_side(values)
+        elif key == "seeds":
+            merged[key] = list(dict.fromkeys(seed for value in values for seed in value))
         elif all(value == values[0] for value in values):
             merged[key] = values[0]
         else:
