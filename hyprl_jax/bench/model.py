@@ -107,7 +107,7 @@ def _update(s: Sizes) -> Prediction:
 def _reading(s: Sizes) -> Prediction:
     gains, retrieved = 3 * _RETRIEVALS * s.known, 2 * _RETRIEVALS * s.known
     flops = s.candidates * (gains + retrieved + 90 * s.processes + 20) + 7500
-    floats = s.candidates * (2 * _RETRIEVALS * s.known + 15 * s.processes + 40)
+    floats = s.candidates * (2 * _RETRIEVALS * s.known + 15 * s.processes + 40) + 80 * s.known + 2300
     return Prediction(float(flops), float(_FLOAT * floats))
 
 

@@ -7,7 +7,10 @@ are counted for each of its environment steps. All candidates are offered, as in
 default offers 128 at a time).
 
 Each part is its own program, called from Python: the time of a call that does nothing is taken off. Results
-are returned, so that nothing is optimised away, and what a step overwrites it overwrites here. What the parts
+are returned, so that nothing is optimised away, and what a step overwrites it overwrites here. Environment
+step and update, which change all that they read, are repeated within their program, with another candidate
+each time; the others would be computed once and for all, so each of their calls does them once. What the
+parts
 do not explain of a whole update is the rest: drawing tasks, choosing, knowing the task before the first
 trial, records, and the difference between parts apart and fused.
 """
@@ -37,6 +40,7 @@ from hyprl_jax.rollout import Record
 
 _KNOWN = Knowledge(None, None, None, None, None, 0, 0, 0, 0)  # type: ignore[arg-type]
 _EPISODE = Episode(0, _KNOWN, 0, 0, 0, 0)  # type: ignore[arg-type]
+_REPEATS = 16
 _LEAST_SHARE = 0.1  # of a call that is the part's own: less cannot be told from the call
 
 
@@ -49,6 +53,8 @@ class Part(NamedTuple):
     given: tuple
     steps: int
     """Environment steps that a call stands for."""
+    repeats: int = 1
+    """Calls in the program that is timed."""
 
 
 class Middle(NamedTuple):
@@ -106,7 +112,8 @@ def make_parts(problem: Problem, middle: Middle) -> dict[str, Part]:
     block, steps = middle.action.shape[0], config.learner.episodes * config.env.trials
     processes = jax.tree.map(jnp.copy, episode.beliefs.processes)
     objective = episode.task.objective[jnp.arange(block), middle.action]
-    tried, others = jnp.copy(episode.state.tried), episode.state._replace(tried=None)  # type: ignore[arg-type]
+    state, action = episode.state, jnp.copy(middle.action)
+    moving = jax.tree.map(jnp.copy, (state.tried, state.incumbent, state.latest, middle.action))
     beliefs = episode.beliefs._replace(processes=None)  # type: ignore[arg-type]
     read = partial(reading, config=config)
     columns, inputs, context, legal = jax.jit(read)(
@@ -116,13 +123,17 @@ def make_parts(problem: Problem, middle: Middle) -> dict[str, Part]:
     tasks, record = batch_of(middle, config)
     batch = jax.jit(partial(learner.make_batch, config=config))(record, tasks)
     seen = (episode.known, episode.task, episode.state, episode.beliefs, episode.latest)
-    told = (episode.known, beliefs, middle.action, objective)
+    told = (episode.known, beliefs, objective)
     judged = (middle.state.params, episode.memory[0], context, inputs, legal)
     return {
         "environment": Part(
-            partial(environment_step, config=config), tried, (others, episode.task, middle.action), block
+            partial(environment_step, config=config),
+            moving,
+            (state.trial, state.over, episode.task),
+            block,
+            _REPEATS,
         ),
-        "update": Part(partial(update, config=config), processes, told, block),
+        "update": Part(partial(update, config=config), (processes, action), told, block, _REPEATS),
         "reading": Part(read, None, seen, block),
         "network": Part(partial(network, config=config), None, judged, block),
         "targets": Part(partial(targets, config=config), None, (record, tasks), steps),
@@ -131,31 +142,33 @@ def make_parts(problem: Problem, middle: Middle) -> dict[str, Part]:
 
 
 def environment_step(
-    tried: jax.Array, others: env.EnvState, task: env.Task, action: jax.Array, config: TrainConfig
-) -> tuple[jax.Array, Any]:
-    """What may be chosen, and a step: `tried [B, N]` after it, and the rest."""
+    carried: tuple, trial: jax.Array, over: jax.Array, task: env.Task, config: TrainConfig
+) -> tuple[tuple, Any]:
+    """What may be chosen, and a step: carries `tried [B, N]`, `incumbent`, `latest` and `action [B]`."""
 
-    def one(tried: jax.Array, others: env.EnvState, task: env.Task, action: jax.Array) -> tuple:
-        state = others._replace(tried=tried)
+    def one(carried: tuple, trial: jax.Array, over: jax.Array, task: env.Task) -> tuple[tuple, tuple]:
+        tried, incumbent, latest, action = carried
+        state = env.EnvState(tried, trial, incumbent, latest, over)
         legal = env.observe(task, state, config.env).legal
         after, result = env.step(task, state, action, config.env)
-        return after.tried, (legal, after._replace(tried=None), result)  # type: ignore[arg-type]
+        moving = (after.tried, after.incumbent, after.latest, _next(action, legal))
+        return moving, (legal, after.trial, result)
 
-    return jax.vmap(one)(tried, others, task, action)
+    return jax.vmap(one)(carried, trial, over, task)
 
 
 def update(
-    processes: Any, known: Knowledge, others: Any, action: jax.Array, objective: jax.Array,
-    config: TrainConfig,
-) -> tuple[Any, Any]:  # fmt: skip
-    """The belief after a trial: `processes`, and the rest."""
+    carried: tuple, known: Knowledge, others: Any, objective: jax.Array, config: TrainConfig
+) -> tuple[tuple, Any]:
+    """The belief after a trial: carries its processes and `action [B]`."""
 
-    def one(own: Any, known: Knowledge, others: Any, action: jax.Array, objective: jax.Array) -> tuple:
-        state = others._replace(processes=own)
+    def one(carried: tuple, known: Knowledge, others: Any, objective: jax.Array) -> tuple[tuple, Any]:
+        state, action = others._replace(processes=carried[0]), carried[1]
         after = surrogate.update(known, state, action, objective, config.surrogate)
-        return after.processes, after._replace(processes=None)  # type: ignore[arg-type]
+        rest = after._replace(processes=None)  # type: ignore[arg-type]
+        return (after.processes, _next(action, known.mean)), rest
 
-    return jax.vmap(one, in_axes=(0, _KNOWN, 0, 0, 0))(processes, known, others, action, objective)
+    return jax.vmap(one, in_axes=(0, _KNOWN, 0, 0))(carried, known, others, objective)
 
 
 def reading(
@@ -246,11 +259,13 @@ def whole(problem: Problem) -> Side:
 def _measure_part(
     part: Part, predicted: model.Prediction, limits: Ceilings, turns: int, seconds: float
 ) -> dict[str, Any]:
-    program = jax.jit(part.function, donate_argnums=0).lower(part.carried, *part.given).compile()
+    program: Any = jax.jit(part.function, donate_argnums=0).lower(part.carried, *part.given).compile()
     cost = costs.count(part.function, part.carried, *part.given, compiled=program).times(1.0 / part.steps)
     working_set = _working_set(program)
+    if part.repeats > 1:
+        program = jax.jit(partial(repeated, part.function, part.repeats), donate_argnums=0)
     own, empty, cores = _seconds_of_calls(part, program, turns, seconds)
-    step = max(own - empty, _LEAST_SHARE * own) / part.steps
+    step = max(own - empty, _LEAST_SHARE * own) / part.steps / part.repeats
     moved = min(cost.bytes, predicted.bytes)
     return {
         "flops_per_step": cost.flops,
@@ -294,6 +309,18 @@ def _seconds_of_calls(part: Part, program: Any, turns: int, seconds: float) -> t
     pairs = [[1.0 / speed(side, seconds) for side in sides] for _ in range(turns)]
     own, empty = np.min(pairs, axis=0)
     return float(own), float(empty), ceilings.busy_cores(sides[0])
+
+
+def repeated(function: Callable[..., tuple[Any, Any]], times: int, carried: Any, *given: Any) -> Any:
+    """The carried and the result of the last of several calls."""
+    shapes = jax.eval_shape(function, carried, *given)[1]
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, times, lambda _, latest: function(latest[0], *given), (carried, nothing))
+
+
+def _next(action: jax.Array, candidates: jax.Array) -> jax.Array:
+    """Another of the `candidates [N]`."""
+    return (action + 1) % candidates.shape[0]
 
 
 def _do_nothing(carried: Any, *given: Any) -> tuple[Any, jax.Array]:
