@@ -150,11 +150,10 @@ def test_environment_step(made: Made) -> None:
 def test_update(made: Made) -> None:
     problem, middle, by_name = made
     (processes, _), others = run(by_name["update"])
+    update = jax.jit(partial(surrogate.update, config=problem.config.surrogate))
     for number in (0, 7):
         episode, action = episode_of(middle, number), middle.action[number]
-        expected = surrogate.update(
-            episode.known, episode.beliefs, action, episode.task.objective[action], problem.config.surrogate
-        )
+        expected = update(episode.known, episode.beliefs, action, episode.task.objective[action])
         pick = partial(jax.tree.map, lambda leaf, number=number: leaf[number])
         same(pick(processes), expected.processes)
         same(pick(others), expected._replace(processes=None))
@@ -164,14 +163,13 @@ def test_reading(made: Made) -> None:
     problem, middle, by_name = made
     config = problem.config
     columns, inputs, context, legal = run(by_name["reading"])[1]
+    look = jax.jit(partial(rollout.look, config=config.env, beliefs=config.surrogate))
+    see = jax.jit(partial(players.candidate_inputs, config=config.network))
     assert columns.shape == (EPISODES, config.network.shortlist)
     for number in (0, 7):
         episode = episode_of(middle, number)
-        view = rollout.look(
-            episode.known, episode.task, episode.state, episode.beliefs, episode.latest, config.env,
-            config.surrogate,
-        )  # fmt: skip
-        expected = players.candidate_inputs(view, config.network, columns[number])
+        view = look(episode.known, episode.task, episode.state, episode.beliefs, episode.latest)
+        expected = see(view, columns=columns[number])
         same(jax.tree.map(lambda leaf, number=number: leaf[number], inputs), expected, 1e-3)
         same(context[number], view.context, 1e-3)
         best = jnp.sort(jnp.where(view.observation.legal, view.acquired.acquisition, -1.0))[::-1]
@@ -185,28 +183,30 @@ def test_network(made: Made) -> None:
     memory, place, values, preferences = run(part)[1]
     params, before, context, inputs, _ = part.given
     network = FlaxNetwork(problem.config.network)
+    advance, judge, prefer = (
+        jax.jit(function) for function in (network.advance, network.values, network.preferences)
+    )
     for number in (0, 7):
         pick = partial(jax.tree.map, lambda leaf, number=number: leaf[number])
-        after, hidden = network.advance(params, pick(before), context[number])
+        after, hidden = advance(params, pick(before), context[number])
         same(memory[number], after)
-        q = network.values(params, hidden, pick(inputs))
+        q = judge(params, hidden, pick(inputs))
         same(values[number], q)
-        same(preferences[number], network.preferences(params, hidden, pick(inputs)))
+        same(preferences[number], prefer(params, hidden, pick(inputs)))
         assert float(q[place[number]]) == pytest.approx(float(q.max()), rel=1e-4)
 
 
-def test_targets_and_fit_work_on_a_whole_batch() -> None:
-    """Of episodes that are played in several blocks."""
-    problem, middle, by_name = make_batches()
+def test_targets_and_fit(made: Made) -> None:
+    problem, middle, by_name = made
     config = problem.config
     tasks, record = parts.batch_of(middle, config)
     assert record.reward.shape == (config.learner.episodes, TRIALS)
-    batch = learner.make_batch(record, tasks, config)
+    batch = jax.jit(partial(learner.make_batch, config=config))(record, tasks)
     targets, merits = run(by_name["targets"])[1]
     same(targets, batch.targets)
     same(merits, batch.merits, 1e-3)
     params, _, loss, errors = run(by_name["fit"])[1]
-    expected = learner.fit(middle.state, batch, jax.random.key(2), config)
+    expected = jax.jit(partial(learner.fit, config=config))(middle.state, batch, jax.random.key(2))
     same(params, expected[0], 1e-3)
     assert float(loss) == pytest.approx(float(expected[2]), rel=1e-3)
     assert errors.shape == (config.learner.episodes,)
@@ -216,14 +216,18 @@ def test_targets_and_fit_work_on_a_whole_batch() -> None:
     assert by_name["update"].steps == middle.action.shape[0]
 
 
-def make_batches() -> Made:
-    problem = parts.with_all_candidates(make_problem(2 * EPISODES, TRIALS, tasks=TASKS, candidates=SIZES[0]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout, "_BLOCK", EPISODES)
-        middle = parts.play_to_the_middle(problem)
-    return problem, middle, parts.make_parts(problem, middle)
+def test_a_batch_of_several_blocks_repeats_the_block(made: Made) -> None:
+    problem, middle, _ = made
+    config = make_problem(2 * EPISODES, TRIALS, tasks=TASKS, candidates=SIZES[0]).config
+    assert config.learner.episodes == 2 * problem.config.learner.episodes
+    tasks, record = parts.batch_of(middle, config)
+    assert record.kept.features.shape[:2] == (2 * EPISODES, TRIALS)
+    for start in (0, EPISODES):
+        same(record.reward[start : start + EPISODES], middle.record.reward)
+        same(tasks.objective[start : start + EPISODES], middle.episode.task.objective)
 
 
+@pytest.mark.slow
 def test_the_whole_step_is_training() -> None:
     problem = parts.with_all_candidates(make_problem(16, 2, tasks=4, candidates=8))
     side = parts.whole(problem)
@@ -326,7 +330,7 @@ def test_impossible_sizes_are_refused(wrong: dict[str, Any], hint: str) -> None:
 # ---- the model
 
 
-@pytest.mark.parametrize("candidates", SIZES)
+@pytest.mark.parametrize("candidates", [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.slow)])
 def test_model_agrees_with_what_xla_counts(candidates: int, made: Made) -> None:
     """Operations within 35%, bytes within a factor of 2 (of a block that shares next to nothing)."""
     problem, _, by_name = made if candidates == SIZES[0] else make(candidates)
@@ -392,4 +396,4 @@ def test_the_page_is_filled_between_its_marks(tmp_path: Path, repository: Path) 
     assert text.partition(performance.END)[2] == original.partition(performance.END)[2]
     row = next(line for line in table.splitlines() if line.startswith("| 100 | 50 | update"))
     assert "1.25" in row and "4.0" in row, "counted to model, measured to model"
-    assert "| rest |" in table and "14.0" in table
+    assert "| rest |" in table and "| 14 |" in table
