@@ -289,3 +289,4 @@ def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("environment", "rollout", "training"):
         assert result[part]["env_steps_per_second"] > 0
         assert result[part]["ratio_to_loop"] > 0
+    assert result["candidates"] == 288 and "parts" not in result
