@@ -271,6 +271,24 @@ def sweepable_fields(config: TrainConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
+def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with other values in fields given by their dotted names.
+
+    Values of sweepable fields may be traced by JAX: such a configuration is not checked, so that the values
+    must be those of configurations that were.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    whole: dict[str, Any] = {}
+    for name, value in values.items():
+        part, _, field_name = name.partition(".")
+        if field_name:
+            parts.setdefault(part, {})[field_name] = value
+        else:
+            whole[part] = value
+    changed = {name: dataclasses.replace(getattr(config, name), **inner) for name, inner in parts.items()}
+    return dataclasses.replace(config, **changed, **whole)
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain JSON-able values, complete."""
     return _plain(dataclasses.asdict(config))

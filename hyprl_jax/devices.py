@@ -18,10 +18,11 @@ from jax.sharding import PartitionSpec as P
 _AXIS = "parts"
 
 
-def use_all_cores() -> None:
-    """Makes every core of the CPU a device, unless JAX has started already."""
+def use_all_cores(share: int = 1) -> None:
+    """Makes every core of the CPU a device, unless JAX has started already; of the cores that `share`
+    processes have in common, as many as fall to one."""
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores())
+        jax.config.update("jax_num_cpu_devices", max(1, cores() // share))
 
 
 def cores() -> int:
