@@ -2,8 +2,8 @@
 
 It reads one line of JSON from standard input, the `call` and `arguments` of a job, and writes lines of JSON
 to standard output: progress, and in the end one `result`, `failure` or `stopped`. Whatever libraries print
-goes to standard error. Its standard input stays open for as long as somebody waits for it: when that ends, so does
-the process, so that it never outlives who started it, however that went.
+goes to standard error. Its standard input stays open for as long as somebody waits for it: when that ends, so
+does the process, so that it never outlives who started it, however that went.
 """
 
 from __future__ import annotations
