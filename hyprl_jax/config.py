@@ -11,6 +11,7 @@ are declared with
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
@@ -340,13 +341,18 @@ def _plain(value: Any) -> Any:
 def _build(kind: type, values: Any, path: str) -> Any:
     if not isinstance(values, Mapping):
         raise InputError(f"configuration {path or 'file'}: expected an object, found {type(values).__name__}")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise InputError(
             f"unknown configuration field '{path}{unknown[0]}': use one of {', '.join(sorted(hints))}"
         )
     return kind(**{name: _convert(hints[name], value, f"{path}{name}") for name, value in values.items()})
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
