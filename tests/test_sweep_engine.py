@@ -198,8 +198,11 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"name": "a"}', '{"name": "b", "status": "done", "result": {}}',
-             '{"name": "a", "status": "failed"}', '{"name": "a", "status": "done", "result": 3}', "[" * 10_000],
+    "text",
+    [
+        "", "[]", "{", '{"name": "a"}', '{"name": "b", "status": "done", "result": {}}', "[" * 10_000,
+        '{"name": "a", "status": "failed"}', '{"name": "a", "status": "done", "result": 3}',
+    ],
 )  # fmt: skip
 def test_a_damaged_record_is_told_by_its_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)

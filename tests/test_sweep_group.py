@@ -203,8 +203,8 @@ def test_only_sweepable_fields_are_swept_in_one_program(plan: Plan) -> None:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "policy_gradient": {"surrogate": {"prior": "learned", "fit": True}},
-    "q": {"learner": {"ordering": "q", "epsilon_schedule": "exponential", "optimizer": "adamw", "double": True,
-                      "target_period": 2, "replay": "prioritised", "replay_capacity": 16}},
+    "q": {"learner": {"ordering": "q", "epsilon_schedule": "exponential", "optimizer": "adamw",
+                      "double": True, "target_period": 2, "replay": "prioritised", "replay_capacity": 16}},
     "cold": {"surrogate": {"prior": "cold"}, "learner": {"optimizer": "rmsprop", "decay": "linear"}},
     "mean": {"surrogate": {"prior": "mean", "tune": True}, "learner": {"ordering": "q", "decay": "constant"}},
 }  # fmt: skip

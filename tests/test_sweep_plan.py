@@ -1,9 +1,10 @@
-"""Files of sweeps: what they make, what they must not say, and that anything else is a mistake in one line."""
+"""Files of sweeps: what they make, what they must not say, and that the rest is a mistake in one line."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,11 @@ def _perhaps_nested(flat: dict[str, Any], nested: bool) -> dict[str, Any]:
 @given(files())
 def test_a_plan_is_every_combination_once_and_reads_itself_again(values: dict[str, Any]) -> None:
     plan = parse_plan(values)
-    grid = {name: given for name, given in plan.grid.items()}
     entries = plan.entries or ({},)
     expected = [
-        {**entry, **dict(zip(grid, point, strict=True))}
+        {**entry, **dict(zip(plan.grid, point, strict=True))}
         for entry in entries
-        for point in itertools.product(*grid.values())
+        for point in itertools.product(*plan.grid.values())
     ]
     found = [{name: value_of(one.config, name) for name in plan.fields} for one in plan.settings]
     assert found == expected
@@ -248,11 +248,20 @@ def test_a_file_that_is_none_is_told_by_its_name(tmp_path: Path, name: str, text
         read_plan(tmp_path / "absent.toml")
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner:
-                    st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-                        ["grid", "list", "config", "evaluate", "learner", "gamma", "learner.gamma", "seeds", "methods",
-                         "collections", "split", "folds", "network", "cell", "settings_per_job", "x", ""]),
-                        inner, max_size=4), max_leaves=12))  # fmt: skip
+NAMES = st.sampled_from(
+    ["grid", "list", "config", "evaluate", "learner", "gamma", "learner.gamma", "seeds", "methods",
+     "collections", "split", "folds", "network", "cell", "settings_per_job", "x", ""]
+)  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+
+
+@given(
+    st.recursive(
+        SCALARS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+        max_leaves=12,
+    )
+)
 def test_whatever_a_file_holds_it_is_a_plan_or_an_input_error(values: Any) -> None:
     with_base = {**BASE, "grid": GAMMA, **values} if isinstance(values, dict) else {**BASE, "grid": values}
     try:
@@ -261,3 +270,19 @@ def test_whatever_a_file_holds_it_is_a_plan_or_an_input_error(values: Any) -> No
         assert "\n" not in str(mistake)
     else:
         assert plan.settings
+
+
+@pytest.mark.parametrize(("place", "settings"), [("docs/sweeps.md", 12), ("hyprl_jax/cli/sweep.py", 6)])
+def test_files_in_the_documentation_are_plans(
+    repository: Path, tmp_path: Path, place: str, settings: int
+) -> None:
+    text = (repository / place).read_text(encoding="utf-8")
+    if place.endswith(".md"):
+        text = text.partition("```toml\n")[2].partition("```")[0]
+    else:
+        text = text.partition("A sweep.toml:\n")[2].partition("    Settings that differ")[0]
+    (tmp_path / "sweep.toml").write_text(textwrap.dedent(text))
+    plan = read_plan(tmp_path / "sweep.toml")
+    assert len(plan.settings) == settings
+    assert len(plan.groups()) == 2
+    assert plan.evaluate is not None

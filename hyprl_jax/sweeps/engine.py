@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,14 +132,21 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder meanwhile; InputError if one is in it."""
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Keeps other processes out of a folder meanwhile; InputError if one is in it for longer than `patience`
+    seconds."""
     folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + patience
     with open(folder / ".lock", "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"another process is working on {folder}: wait for it or stop it") from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= until:
+                    message = f"another process is working on {folder}: wait for it or stop it"
+                    raise InputError(message) from None
+                time.sleep(0.1)
         yield
 
 

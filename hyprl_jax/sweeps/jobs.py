@@ -30,6 +30,7 @@ __all__ = ["evaluate_group", "evaluation_job", "settings_folder", "train_group",
 Tell = Callable[[int, int, str], None]
 Record = dict[str, Any]
 _DIGITS = 6
+_PATIENCE = 60.0  # seconds that a process of a killed sweep may take to find out that nobody waits for it
 
 
 def settings_folder(sweep: Path) -> Path:
@@ -74,7 +75,7 @@ def train_group(arguments: Record, tell: Tell) -> Record:
     configs = [from_dict(one["config"]) for one in arguments["settings"]]
     values = np.asarray([[value_of(config, name) for name in arguments["fields"]] for config in configs])
     work = sweep / "jobs" / arguments["group"]
-    with locked(work):
+    with locked(work, patience=_PATIENCE):
         program = GroupProgram(configs[0], arguments["fields"], values)
         data = training.load_data(configs[0])
         placed = program.place(data.bank, data.folds)
