@@ -108,7 +108,9 @@ def test_mistakes_are_one_line(collection: str, tmp_path: Path, capsys: pytest.C
     assert "--cpus-per-job" in mistake(capsys, file, "--out", out, "--ray", "local", "--cpus-per-job", "-1")
     assert "cannot be read" in mistake(capsys, tmp_path / "absent.toml", "--out", out)
     assert "--out" in mistake(capsys, file)
-    assert "is not empty" in mistake(capsys, file, "--out", tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    assert "is not empty" in mistake(capsys, file, "--out", tmp_path / "full")
     assert "is a file" in mistake(capsys, file, "--out", file)
     assert "collection" in mistake(capsys, write(tmp_path, "./absent", grid=grid), "--out", out)
     assert "fold" in mistake(capsys, write(tmp_path, collection, folds=[7], grid=grid), "--out", out)
@@ -143,7 +145,7 @@ def test_a_killed_sweep_goes_on_to_bitwise_the_same_weights(
         process.kill()
         process.wait()
     assert not list((out / "settings").iterdir())
-    found = answer(capsys, file, "--out", out, "--jobs", "2")
+    found = answer(capsys, file, "--out", out)
     assert found["finished"] == 4
     log_text = (out / "jobs" / "group-0.log").read_text()
     assert "Traceback" not in log_text

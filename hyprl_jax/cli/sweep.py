@@ -62,6 +62,7 @@ class SweepOptions:
 
 def run_sweep_verb(options: SweepOptions) -> Outcome:
     """Reads the plan, runs what is missing of it, says what came out."""
+    from hyprl_jax.devices import cores
     from hyprl_jax.sweeps.display import show_jobs
     from hyprl_jax.sweeps.local import LocalRunner
     from hyprl_jax.sweeps.plan import read_plan
@@ -76,15 +77,19 @@ def run_sweep_verb(options: SweepOptions) -> Outcome:
     plan = read_plan(options.file)
     if options.ray is None:
         runner = LocalRunner(options.jobs)
-        swept = run_sweep(plan, options.out, runner, options.jobs, options.retry, show_jobs)
+        swept = run_sweep(
+            plan, options.out, runner, max(1, cores() // options.jobs), options.retry, show_jobs
+        )
         return _outcome(plan, swept, options)
     from hyprl_jax.sweeps.on_ray import RayRunner
 
     cluster = RayRunner(options.ray, options.cpus_per_job, options.gpus_per_job)
     try:
-        return _outcome(plan, run_sweep(plan, options.out, cluster, 1, options.retry, show_jobs), options)
+        most = max(1, int(options.cpus_per_job))
+        swept = run_sweep(plan, options.out, cluster, most, options.retry, show_jobs)
     finally:
         cluster.close()
+    return _outcome(plan, swept, options)
 
 
 def _outcome(plan: Plan, swept: Swept, options: SweepOptions) -> Outcome:

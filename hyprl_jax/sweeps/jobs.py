@@ -38,15 +38,15 @@ def settings_folder(sweep: Path) -> Path:
     return sweep / "settings"
 
 
-def training_job(group: Group, sweep: Path, share: int) -> Job:
-    """The job that trains a group; `share` jobs have the cores of a machine in common."""
+def training_job(group: Group, sweep: Path, cores: int) -> Job:
+    """The job that trains a group on at most so many cores."""
     settings = [{"name": one.name, "config": to_dict(one.config)} for one in group.settings]
     arguments = {"sweep": str(sweep.absolute()), "group": group.name, "fields": list(group.fields)}
     call = "hyprl_jax.sweeps.jobs:train_group"
-    return Job(group.name, call, {**arguments, "settings": settings, "share": share})
+    return Job(group.name, call, {**arguments, "settings": settings, "cores": cores})
 
 
-def evaluation_job(group: Group, sweep: Path, evaluate: Evaluate, share: int) -> Job:
+def evaluation_job(group: Group, sweep: Path, evaluate: Evaluate, cores: int) -> Job:
     """The job that plays test tasks with every setting of a group."""
     arguments = {
         "sweep": str(sweep.absolute()),
@@ -54,7 +54,7 @@ def evaluation_job(group: Group, sweep: Path, evaluate: Evaluate, share: int) ->
         "methods": list(evaluate.methods),
         "trials": evaluate.trials,
         "seeds": list(evaluate.seeds),
-        "share": share,
+        "cores": cores,
     }
     return Job(f"evaluate-{group.name}", "hyprl_jax.sweeps.jobs:evaluate_group", arguments)
 
@@ -69,7 +69,7 @@ def train_group(arguments: Record, tell: Tell) -> Record:
     from hyprl_jax.devices import use_all_cores
     from hyprl_jax.sweeps.group import GroupProgram
 
-    use_all_cores(arguments["share"])
+    use_all_cores(arguments["cores"])
     sweep = Path(arguments["sweep"])
     names = [one["name"] for one in arguments["settings"]]
     configs = [from_dict(one["config"]) for one in arguments["settings"]]
@@ -218,7 +218,7 @@ def evaluate_group(arguments: Record, tell: Tell) -> Record:
     from hyprl_jax.interrupts import StopSignal
     from hyprl_jax.runs import RunFolder
 
-    use_all_cores(arguments["share"])
+    use_all_cores(arguments["cores"])
     found: dict[str, Any] = {}
     with StopSignal() as stop:
         for number, name in enumerate(arguments["settings"]):

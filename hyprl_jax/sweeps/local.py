@@ -40,7 +40,7 @@ class LocalRunner:
         try:
             while (waiting and not stop()) or running:
                 while waiting and len(running) < self.workers and not stop():
-                    worker = Worker(waiting.pop(), logs)
+                    worker = Worker(waiting.pop(), logs, alone=self.workers == 1)
                     running.append(worker)
                     selector.register(worker.output, selectors.EVENT_READ, worker)
                     yield Event(STARTED, worker.job.name)
@@ -63,7 +63,7 @@ class LocalRunner:
 class Worker:
     """The process of one job."""
 
-    def __init__(self, job: Job, logs: Path) -> None:
+    def __init__(self, job: Job, logs: Path, alone: bool = True) -> None:
         self.job = job
         self.log = logs / f"{job.name}.log"
         self.ended = False
@@ -73,13 +73,16 @@ class Worker:
         self._started = time.monotonic()
         # The same modules as here, wherever they were found.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment = {**os.environ, "PYTHONPATH": paths}
+        if not alone:  # the first process must not take all memory of an accelerator
+            environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "hyprl_jax.sweeps.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": paths},
+                env=environment,
                 start_new_session=True,
             )
         assert self._process.stdout is not None

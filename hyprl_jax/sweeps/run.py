@@ -40,12 +40,17 @@ class Swept(NamedTuple):
 
 
 def run_sweep(
-    plan: Plan, out: Path, runner: Runner, share: int = 1, retry: bool = False, show: Show | None = None
+    plan: Plan,
+    out: Path,
+    runner: Runner,
+    cores: int | None = None,
+    retry: bool = False,
+    show: Show | None = None,
 ) -> Swept:
     """Trains what is not trained yet, plays what is not played yet, and writes the report of what there is.
 
-    `share` jobs have the cores of a machine in common. Raises InputError if `out` holds something else, or
-    another process is working on it.
+    Each job uses at most `cores` cores (None: all of its machine). Raises InputError if `out` holds something
+    else, or another process is working on it.
     """
     _check_data(plan)
     _claim(plan, out)
@@ -54,14 +59,16 @@ def run_sweep(
             write_json(out / _PLAN, plan.as_json())
         groups, folder = plan.groups(), out / "jobs"
         (out / "settings").mkdir(exist_ok=True)
-        tally = _round([training_job(group, out, share) for group in groups], folder, runner, retry, show)
+        tally = _round(
+            [training_job(group, out, cores or 0) for group in groups], folder, runner, retry, show
+        )
         for group in groups:
             if group.name in tally.done:
                 shutil.rmtree(folder / group.name / "checkpoints", ignore_errors=True)
         failed, left = dict(tally.failed), tally.left
         if plan.evaluate is not None and not left:
             trained = [group for group in groups if group.name in tally.done]
-            jobs = [evaluation_job(group, out, plan.evaluate, share) for group in trained]
+            jobs = [evaluation_job(group, out, plan.evaluate, cores or 0) for group in trained]
             played = _round(jobs, folder, runner, retry, show, "playing test tasks")
             failed, left = failed | played.failed, played.left
         return Swept(write_report(plan, _results(groups, folder), out, failed, left), failed, left)
