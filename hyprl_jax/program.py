@@ -50,10 +50,30 @@ class Program:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self._axis, self._devices = _shares(len(config.folds), len(config.seeds), jax.device_count())
+        self._axis, self._devices = _shares(len(config.folds), self.members, jax.device_count())
         self._learn = jax.jit(partial(_learn, config=config))
-        self._start = jax.jit(self._dealt(over_members(partial(_start, config=config))))
-        self._chunk = jax.jit(self._dealt(over_members(partial(_chunk, config=config))), donate_argnums=2)
+        self._start = jax.jit(self._dealt(over_members(self._start_member)))
+        self._chunk = jax.jit(self._dealt(over_members(self._chunk_member)), donate_argnums=2)
+
+    @property
+    def members(self) -> int:
+        """Members of a fold: the length of the second axis of the state."""
+        return len(self.config.seeds)
+
+    def _numbers(self, bank: SurfaceBank, folds: Fold) -> Numbers:
+        """What the surrogate of each member learns, `[folds, members, L, ...]`."""
+        numbers = self._learn(bank, folds)
+        return jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], self.members, axis=1), numbers)
+
+    def _start_member(self, given: Any, bank: SurfaceBank, fold: Fold) -> Any:
+        return start_member(given, bank, fold, self.config)
+
+    def _chunk_member(self, state: Any, bank: SurfaceBank, fold: Fold) -> Any:
+        return chunk_member(state, bank, fold, self.config)
+
+    def _given(self, numbers: Numbers) -> Any:
+        """What `_start_member` is given, `[folds, members, ...]`."""
+        return self.keys(), numbers
 
     def _dealt(self, function: Callable) -> Callable:
         """`function(bank, folds, members)` with the members of both arguments dealt out over devices."""
@@ -73,17 +93,14 @@ class Program:
             members = devices.deal_out(members, self._devices, self._axis)
         return (*self.place(bank, folds), members)
 
-    def start(self, bank: SurfaceBank, folds: Fold) -> TrainingState:
-        """The state before training, validated once; leaves of `folds` are `[folds, ...]`."""
+    def start(self, bank: SurfaceBank, folds: Fold) -> Any:
+        """The TrainingState before training, validated once; leaves of `folds` are `[folds, ...]`."""
         # On one device: XLA's factorisations wait for threads that several CPU devices share, and for good if
         # each device holds what the other waits for.
         alone = jax.device_put((bank, folds), jax.devices()[0]) if self._devices > 1 else (bank, folds)
-        numbers = self._learn(*alone)
-        seeds = len(self.config.seeds)
-        numbers = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], seeds, axis=1), numbers)
-        return self._start(*self._arguments(bank, folds, (self.keys(), numbers)))
+        return self._start(*self._arguments(bank, folds, self._given(self._numbers(*alone))))
 
-    def chunk(self, state: TrainingState, bank: SurfaceBank, folds: Fold) -> tuple[TrainingState, Metrics]:
+    def chunk(self, state: Any, bank: SurfaceBank, folds: Fold) -> tuple[Any, Metrics]:
         """The state after `config.updates_per_chunk` updates and a validation, and metrics `[folds, seeds]`.
 
         `state` is donated: it cannot be used afterwards.
@@ -108,8 +125,13 @@ class Program:
     def steps_per_chunk(self) -> int:
         """Environment steps of all members in a chunk."""
         config = self.config
-        members = len(config.folds) * len(config.seeds)
-        return members * config.updates_per_chunk * config.learner.episodes * config.env.trials
+        return (
+            len(config.folds)
+            * self.members
+            * config.updates_per_chunk
+            * config.learner.episodes
+            * config.env.trials
+        )
 
 
 def over_members(function: Callable) -> Callable:
@@ -171,9 +193,10 @@ def _learn(bank: SurfaceBank, folds: Fold, config: TrainConfig) -> Numbers:
     return jax.lax.map(lambda fold: fitting.learn(bank, fold, config.env, config.surrogate), folds)
 
 
-def _start(
+def start_member(
     given: tuple[jax.Array, Numbers], bank: SurfaceBank, fold: Fold, config: TrainConfig
 ) -> TrainingState:
+    """The state of one fold and seed before training, `given` its key and what its surrogate learned."""
     key, numbers = given
     state = learner.init(key, bank, fold, config)
     scores = _scores(state.average, numbers, bank, fold, config)
@@ -181,9 +204,10 @@ def _start(
     return TrainingState(state, numbers, scores, best, _means(scores, fold)[1], jnp.int32(0))
 
 
-def _chunk(
+def chunk_member(
     state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig
 ) -> tuple[TrainingState, Metrics]:
+    """One fold and seed after a chunk of updates and a validation."""
 
     def one(carry: LearnerState, _: None) -> tuple[LearnerState, Metrics]:
         return learner.update(carry, bank, fold, config, state.numbers)

@@ -29,7 +29,7 @@ from hyprl_jax.policies import save_policy
 from hyprl_jax.program import Metrics, Program, TrainingState
 from hyprl_jax.progress import Progress
 from hyprl_jax.runs import RunFolder, plot_metrics
-from hyprl_jax.surfaces import load_tables, make_split, restrict
+from hyprl_jax.surfaces import load_tables, make_split, number_of_folds, restrict
 
 Result = dict[str, Any]
 
@@ -62,7 +62,7 @@ def train(config: TrainConfig, out: Path, silent: bool = False) -> Result:
     """
     if not config.collections:
         raise InputError("nothing to train on: name at least one collection")
-    config = dataclasses.replace(config, collections=tuple(_anchored(name) for name in config.collections))
+    config = dataclasses.replace(config, collections=tuple(anchored(name) for name in config.collections))
     data = load_data(config)
     run = RunFolder.create(out, to_dict(config))
     return _run(config, data, run, silent)
@@ -138,12 +138,14 @@ def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) 
                 took = time.monotonic() - began
                 chunks, seconds = chunks + 1, seconds + took
                 env_steps = chunks * program.steps_per_chunk
-                writer.append(_row(config, env_steps, seconds, program.steps_per_chunk / took, metrics))
+                writer.append(
+                    metrics_row(config, env_steps, seconds, program.steps_per_chunk / took, metrics)
+                )
                 progress.update(env_steps, _words(metrics))
                 interrupted = stop.requested and chunks < program.chunks
                 due = time.monotonic() - saved_at >= config.checkpoint_seconds
                 if due or interrupted or chunks == program.chunks:
-                    _save(run, store, env_steps, state, data, config, chunks, seconds)
+                    save(run, store, env_steps, state, data, config, chunks, seconds)
                     saved_at = time.monotonic()
                 if interrupted:
                     progress.note(f"stopped; go on with: hyprl train --resume {run.path}")
@@ -177,7 +179,7 @@ def _begin(program: Program, data: TrainingData, store: CheckpointStore) -> tupl
     return restored.state, chunks, seconds
 
 
-def _save(
+def save(
     run: RunFolder,
     store: CheckpointStore,
     env_steps: int,
@@ -187,6 +189,7 @@ def _save(
     chunks: int,
     seconds: float,
 ) -> None:
+    """Keeps the best policies of a run and a checkpoint from which `resume` goes on."""
     # The policy first: a run whose last checkpoint is there has nothing left to do.
     width = candidate_width(data.bank, config)
     save_policy(run, env_steps, state.best, state.numbers, data.names, data.bank, data.known, width)
@@ -194,7 +197,7 @@ def _save(
     store.save(env_steps, state, metadata)
 
 
-def _row(
+def metrics_row(
     config: TrainConfig, env_steps: int, seconds: float, speed: float, metrics: Metrics
 ) -> dict[str, Any]:
     """A line of metrics: means over members, and what is wanted for each member as `[folds][seeds]`."""
@@ -221,6 +224,25 @@ def _words(metrics: Metrics) -> str:
     )
 
 
-def _anchored(name: str) -> str:
+def every_fold(config: TrainConfig) -> tuple[int, ...]:
+    """All folds of the split of a configuration; InputError if its collections differ in their number."""
+    counts = {number_of_folds(load_tables(name), config.split) for name in config.collections}
+    if len(counts) > 1:
+        raise InputError("the collections have different numbers of folds: name the folds, `--fold 0,1,2`")
+    return tuple(range(counts.pop()))
+
+
+def with_outputs(config: TrainConfig) -> TrainConfig:
+    """The configuration with the outputs of a fixed head, where they are left open: the configurations that
+    the split is about."""
+    if config.network.head != "fixed" or config.network.outputs:
+        return config
+    tables = load_tables(config.collections[0])
+    split = make_split(tables, config.split, config.folds[0], config.validation_fraction)
+    outputs = len(restrict(tables, split).config_ids)
+    return dataclasses.replace(config, network=dataclasses.replace(config.network, outputs=outputs))
+
+
+def anchored(name: str) -> str:
     """A collection's name as it is; a path made absolute, so that a run can be resumed from anywhere."""
     return os.path.abspath(name) if os.sep in name or name in (".", "..") else name

@@ -36,7 +36,7 @@ LAYERS = (
     ("training", "baselines", "export"),
     ("frontends",),
     ("evaluation",),
-    ("bench",),
+    ("bench", "sweeps"),
     ("cli",),
     ("__main__",),
 )

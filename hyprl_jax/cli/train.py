@@ -67,10 +67,12 @@ def read_train_options(words: list[str], program: str) -> TrainOptions:
         raise UsageError(
             "nothing to train on: name collections (`--collections mlp`); see `hyprl surfaces list`"
         )
+    from hyprl_jax.training import every_fold, with_outputs  # only now: `--help` answers at once
+
     if all_folds:
-        options = replace(options, settings=replace(options.settings, folds=_every_fold(options.settings)))
+        options = replace(options, settings=replace(options.settings, folds=every_fold(options.settings)))
     if options.resume is None:
-        options = replace(options, settings=_with_outputs(options.settings))
+        options = replace(options, settings=with_outputs(options.settings))
     return options
 
 
@@ -150,28 +152,6 @@ def _refuse_company_of_resume(words: list[str], all_folds: bool) -> None:
     others = [name for name in given if name not in ("--resume", "--json")] + ["--fold"] * all_folds
     if others:
         raise UsageError(f"--resume goes on with the run's own configuration: leave out {', '.join(others)}")
-
-
-def _every_fold(settings: TrainConfig) -> tuple[int, ...]:
-    from hyprl_jax.surfaces import load_tables, number_of_folds
-
-    counts = {number_of_folds(load_tables(name), settings.split) for name in settings.collections}
-    if len(counts) > 1:
-        raise InputError("the collections have different numbers of folds: name the folds, `--fold 0,1,2`")
-    return tuple(range(counts.pop()))
-
-
-def _with_outputs(settings: TrainConfig) -> TrainConfig:
-    """The settings with the outputs of a fixed head, where they are left open: the configurations that the
-    split is about."""
-    from hyprl_jax.surfaces import load_tables, make_split, restrict
-
-    if settings.network.head != "fixed" or settings.network.outputs:
-        return settings
-    tables = load_tables(settings.collections[0])
-    split = make_split(tables, settings.split, settings.folds[0], settings.validation_fraction)
-    outputs = len(restrict(tables, split).config_ids)
-    return replace(settings, network=replace(settings.network, outputs=outputs))
 
 
 TRAIN = Command(TrainOptions, run_train, read_train_options)

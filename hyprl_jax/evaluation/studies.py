@@ -79,7 +79,7 @@ def play_study(
     Raises InputError for whatever does not exist or does not fit together, before anything is played where
     that can be known. Faults of a method while it plays are recorded, not raised.
     """
-    _check_methods(study)
+    check_methods(study)
     policy = load_policy(study.run) if set(POLICIES) & set(study.methods) and study.run else None
     seeds = study.seeds if study.starts is not None else paired_seeds(study.seeds, policy)
     folds = _parts(study, seeds)
@@ -106,7 +106,7 @@ def is_hosted(method: str) -> bool:
     return method in LIBRARIES or is_users(method)
 
 
-def _check_methods(study: Study) -> None:
+def check_methods(study: Study) -> None:
     """InputError for a method that does not exist, cannot be loaded, stands twice, or lacks its run."""
     named = (*study.methods, *(name for name, _ in study.published))
     if not study.methods:
