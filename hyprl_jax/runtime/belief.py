@@ -7,7 +7,6 @@ again. K earlier tasks may be known by their surfaces over the N candidates; wit
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -17,7 +16,7 @@ import numpy as np
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.guard import CHANCE, MOST, TRUSTED
 from hyprl_jax.runtime.likeness import MIDDLE, task_weights
-from hyprl_jax.runtime.process import Process, Ranges
+from hyprl_jax.runtime.process import Process, Ranges, independent, widen
 
 SMALL = 1e-5
 _PRIOR_PAIRS = 10.0
@@ -125,11 +124,7 @@ class History:
 
     def copy(self) -> Self:
         """An independent copy (of what `update` changes)."""
-        twin = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, list | np.ndarray):
-                setattr(twin, name, value.copy())
-        return twin
+        return independent(self)
 
 
 class Posterior(History):
@@ -215,9 +210,7 @@ class Posterior(History):
         before, more = self.size, encodings.shape[0]
         for process in self._processes:
             process.append(more)
-        for name in ("surfaces", "spread", "_squares"):
-            array = getattr(self, name)
-            setattr(self, name, np.concatenate([array, np.zeros((*array.shape[:-1], more))], axis=-1))
+        widen(self, ("surfaces", "spread", "_squares"), more)
         self._places = np.concatenate([self._places, np.zeros((more, self._places.shape[1]))])
         columns = np.arange(before, before + more)
         self.replace(columns, encodings, surfaces)
