@@ -56,9 +56,14 @@ def untrained_run(
     """A run whose policies are random ones and whose surrogate learned random numbers."""
     changes.setdefault("folds", (0,))
     config = tiny_config(*collections, env=EnvConfig(trials=trials), **changes)
-    config = dataclasses.replace(
-        config, network=network or config.network, augment=AugmentConfig(candidates=0)
+    return save_untrained(
+        path,
+        dataclasses.replace(config, network=network or config.network, augment=AugmentConfig(candidates=0)),
     )
+
+
+def save_untrained(path: Path, config: TrainConfig) -> Path:
+    """The same of a configuration."""
     data = load_data(config)
     folds, seeds = len(config.folds), len(config.seeds)
     width = learner.candidate_width(data.bank, config)
