@@ -23,6 +23,8 @@ from hyprl_jax.fitting import FACTORS, GAIN_WEIGHTS
 from hyprl_jax.knowledge import Numbers
 from hyprl_jax.surfaces import TaskTables
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 ENV = EnvConfig(trials=4)
 BELIEFS = SurrogateConfig()
 AS_TOLD = SurrogateConfig(fit=False, tune=False)
