@@ -44,11 +44,12 @@ def numbers_of(bank: SurfaceBank, config: SurrogateConfig) -> Numbers:
     With the prior `cold` lengthscales are times the square root of the number of features in which the
     candidates of a collection differ, as the distance of random points grows."""
     collections, _, features = bank.encodings.shape
-    scalars = [jnp.full(collections, getattr(config, name), jnp.float32) for name in Numbers._fields[1:-1]]
+    told = {name: getattr(config, name) for name in Numbers._fields[1:]} | {"denoise": 0.0}
+    scalars = (jnp.full(collections, number, jnp.float32) for number in told.values())
     lengthscale = jnp.full((collections, features), config.lengthscale, jnp.float32)
     if config.prior == "cold":
         lengthscale = lengthscale * jnp.sqrt(_varying(bank))[:, None]
-    return Numbers(lengthscale, *scalars, denoise=jnp.zeros(collections))
+    return Numbers(lengthscale, *scalars)
 
 
 def _varying(bank: SurfaceBank) -> jax.Array:
@@ -160,8 +161,8 @@ def _surprise(
 
 
 def foretells_better(bank: SurfaceBank, fold: Fold, config: SurrogateConfig) -> jax.Array:
-    """`[L]` float32: 1 for each collection where the mean of the other known tasks' smooth surfaces (own group
-    left out) foretells a known task better than that of their raw ones, by more than luck; else 0.
+    """`[L]` float32: 1 for each collection where the mean of the other known tasks' smooth surfaces (own
+    group left out) foretells a known task better than that of their raw ones, by more than luck; else 0.
 
     The error of a task is the variance, over its configurations, of its values less that mean."""
 

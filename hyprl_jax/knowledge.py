@@ -93,7 +93,9 @@ def know(
     else:
         variance = away = jnp.zeros_like(mean)
     places = encodings / config.lengthscale
-    return Knowledge(surfaces, surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance), away)
+    return Knowledge(
+        surfaces, surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance), away
+    )
 
 
 def contrast(mean: jax.Array, peers: jax.Array) -> jax.Array:

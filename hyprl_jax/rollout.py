@@ -123,8 +123,8 @@ Act = Callable[[Any, View, jax.Array], tuple[Any, Choice]]
 
 
 def background(bank: SurfaceBank, fold: Fold, numbers: knowledge.Numbers | None = None) -> Background:
-    """What is known from the fold's known tasks, with `numbers [L, ...]` of the surrogate (None: as configured,
-    and surfaces as they are)."""
+    """What is known from the fold's known tasks, with `numbers [L, ...]` of the surrogate (None: as
+    configured, and surfaces as they are)."""
     surfaces = examples = bank.unit[fold.known]
     if numbers is not None:
         calm = numbers.denoise[bank.collection[fold.known]] > 0

@@ -58,8 +58,8 @@ def untrained_run(
     calm: bool = False,
     **changes: Any,
 ) -> Path:
-    """A run whose policies are random ones and whose surrogate learned random numbers, and, if `calm`, that known
-    surfaces are better without their noise."""
+    """A run whose policies are random ones and whose surrogate learned random numbers, and, if `calm`, that
+    known surfaces are better without their noise."""
     changes.setdefault("folds", (0,))
     config = tiny_config(*collections, env=EnvConfig(trials=trials), **changes)
     config = dataclasses.replace(

@@ -105,7 +105,9 @@ def test_numbers_are_those_of_the_fold_without_the_padding(run: Path, exported: 
 
 
 def test_an_unknown_space_is_given_geometric_means() -> None:
-    one = Beliefs("learned", 0.1, 1.0, (1.0, 4.0), 0.01, 8.0, 32.0, 0.5, 4.0, 0.1, 0.2, 0.5, 0.0, 0.3, 0.06, 1.0)
+    one = Beliefs(
+        "learned", 0.1, 1.0, (1.0, 4.0), 0.01, 8.0, 32.0, 0.5, 4.0, 0.1, 0.2, 0.5, 0.0, 0.3, 0.06, 1.0
+    )
     other = Beliefs("learned", 0.4, 4.0, (8.0,), 0.0001, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8, 0.5, 0.0, 0.3, 0.06)
     found = assumed([one, other])
     np.testing.assert_allclose(found[1:5], [0.2, 2.0, 4.0, 0.001])

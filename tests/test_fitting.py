@@ -139,8 +139,8 @@ def expected_surprise(
 def some_numbers(seed: int, features: int) -> Numbers:
     random = np.random.default_rng(seed)
     draw = lambda low, high, *shape: jnp.asarray(np.exp(random.uniform(low, high, shape)), jnp.float32)
-    scalars = draw(-4, 0), draw(-2, 1), draw(-6, -2), jnp.float32(0.4), draw(-3, 0), draw(-2, -0.1), jnp.float32(0.0)
-    return Numbers(draw(-1.5, 1.0, features), *scalars)
+    scalars = draw(-4, 0), draw(-2, 1), draw(-6, -2), jnp.float32(0.4), draw(-3, 0), draw(-2, -0.1)
+    return Numbers(draw(-1.5, 1.0, features), *scalars, denoise=jnp.float32(0.0))
 
 
 @pytest.mark.parametrize("leave_out", [True, False])

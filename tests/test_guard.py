@@ -454,7 +454,7 @@ def test_an_edition_without_a_guard_means_what_it_meant() -> None:
         np.testing.assert_array_equal(ours.acquisition, theirs.acquisition)
 
 
-@pytest.mark.parametrize("missing", Beliefs._fields)
+@pytest.mark.parametrize("missing", Beliefs._fields[:-1])  # the last is what the third edition lacks
 def test_numbers_of_no_edition_are_refused(missing: str) -> None:
     with pytest.raises(InputError, match="here: the numbers of the surrogate are not prior"):
         Beliefs.from_dict({name: value for name, value in NUMBERS.items() if name != missing}, "here")

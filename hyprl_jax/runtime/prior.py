@@ -66,8 +66,8 @@ class Surfaces:
             self._calm = twin
 
     def at(self, encodings: np.ndarray) -> np.ndarray:
-        """Values at candidates with features `[M, F]`, `[K, M]`; if calm `[2, K, M]`: without half of the noise,
-        as the process reads them, and without all of it, as retrieval does."""
+        """Values at candidates with features `[M, F]`, `[K, M]`; if calm `[2, K, M]`: without half of the
+        noise, as the process reads them, and without all of it, as retrieval does."""
         x = encodings.astype(np.float64)
         squares = (x**2).sum(1)[:, None] + (self._encodings**2).sum(1) - 2.0 * x @ self._encodings.T
         found = np.empty((len(self._unit), len(x)))
