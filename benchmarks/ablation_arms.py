@@ -85,6 +85,8 @@ ARMS: tuple[Arm, ...] = (
     Arm("tune", "prior", {"surrogate.tune": True}, "Should two numbers be tuned by playing known tasks?"),
     Arm("no_guard", "prior", {"surrogate.guard": False},
         "What does a process that knows no other task add or cost?"),
+    Arm("no_denoise", "prior", {"surrogate.denoise": False},
+        "What does it add or cost to smooth known surfaces where that foretells others better?"),
     Arm("no_retrieval", "prior", {"surrogate.gain_weight": 0.0},
         "What is retrieval worth in the acquisition function?"),
     *_rewards(),

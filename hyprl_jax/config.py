@@ -83,6 +83,8 @@ class SurrogateConfig:
     """Leave the group of the played task out of its own prior (off only to show what it costs)."""
     fit: bool = True
     """Learn lengthscales, variances and noise from the known tasks by likelihood; see `hyprl_jax.fitting`."""
+    denoise: bool = True
+    """Known surfaces count without their noise where they foretell other known tasks better so; see there."""
     tune: bool = False
     """Choose `gain_weight` and a factor on `encoding_variance` by playing the known tasks; see there."""
     encoding_variance: float = sweepable(0.1)

@@ -292,7 +292,7 @@ def test_it_helps_where_a_task_is_unlike_and_costs_little_where_it_is_like() -> 
 
 
 def beliefs_of(config: SurrogateConfig) -> Beliefs:
-    names = [name for name in Beliefs._fields if name != "guard_share"]
+    names = [name for name in Beliefs._fields if name not in ("guard_share", "denoise")]
     given = {name: getattr(config, name) for name in names}
     return Beliefs(**given, guard_share=config.guard_share if config.guard else 0.0)
 

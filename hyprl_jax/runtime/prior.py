@@ -7,6 +7,7 @@ A task's surface over candidates that it never evaluated is filled in from its n
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from hyprl_jax.encoding import allowed, illegal
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.files import check_size
 from hyprl_jax.runtime.metafeatures import LARGEST as LARGEST_METAFEATURE
+from hyprl_jax.runtime.smoothing import smoothed
 from hyprl_jax.runtime.space import Space
 
 _NEIGHBOURS = 8
@@ -40,9 +42,10 @@ class EarlierTasks(NamedTuple):
 
 
 class Surfaces:
-    """The earlier tasks in units of their own range, at whatever candidates are asked for."""
+    """The earlier tasks in units of their own range, at whatever candidates are asked for; `calm`: without
+    their noise."""
 
-    def __init__(self, tasks: EarlierTasks, space: Space) -> None:
+    def __init__(self, tasks: EarlierTasks, space: Space, calm: bool = False) -> None:
         self._encodings = space.features(tasks.codes).astype(np.float64)
         known = np.isfinite(tasks.objective)
         self._known = known
@@ -54,9 +57,17 @@ class Surfaces:
         ) / self.span[:, None]
         # All tasks share their neighbours where none misses an evaluation.
         self._rows = [np.arange(len(known))] if known.all() else [np.asarray([k]) for k in range(len(known))]
+        self._calm: Surfaces | None = None
+        if calm:
+            filled = self.at(self._encodings)
+            twin = copy.copy(self)
+            twin._known, twin._rows = np.ones_like(known), [np.arange(len(known))]
+            twin._unit = smoothed(filled, self._encodings)
+            self._calm = twin
 
     def at(self, encodings: np.ndarray) -> np.ndarray:
-        """`[K, M]` values at candidates with features `[M, F]`."""
+        """Values at candidates with features `[M, F]`, `[K, M]`; if calm `[2, K, M]`: without half of the
+        noise, as the process reads them, and without all of it, as retrieval does."""
         x = encodings.astype(np.float64)
         squares = (x**2).sum(1)[:, None] + (self._encodings**2).sum(1) - 2.0 * x @ self._encodings.T
         found = np.empty((len(self._unit), len(x)))
@@ -69,7 +80,10 @@ class Surfaces:
             weight = np.where(apart.min(1, keepdims=True) < _SAME, apart < _SAME, 1.0 / (1e-3 + apart))
             weight = weight / weight.sum(1, keepdims=True)
             found[rows] = np.einsum("mj,kmj->km", weight, self._unit[rows][:, have[nearest]])
-        return found
+        if self._calm is None:
+            return found
+        calm = self._calm.at(encodings)
+        return np.stack([0.5 * (found + calm), calm])
 
 
 def gather(
