@@ -65,10 +65,11 @@ def untrained_run(
     return save_untrained(
         path,
         dataclasses.replace(config, network=network or config.network, augment=AugmentConfig(candidates=0)),
+        calm,
     )
 
 
-def save_untrained(path: Path, config: TrainConfig) -> Path:
+def save_untrained(path: Path, config: TrainConfig, calm: bool = False) -> Path:
     """The same of a configuration."""
     data = load_data(config)
     folds, seeds = len(config.folds), len(config.seeds)
