@@ -331,7 +331,9 @@ def test_rows_answer_what_they_ask() -> None:
 
 
 def test_the_gain_of_the_last_weights_is_shown_where_it_was_measured(tmp_path: Path) -> None:
-    rows = [{"gain": 0.5, "gain_error": 0.1}, {"gain": -0.00123456, "gain_error": 0.0004}, {"seconds": 1.0}]
+    (tmp_path / "config.json").write_text("{}")
+    first, last = {"gain": 0.5, "gain_error": 0.1}, {"gain": -0.00123456, "gain_error": 0.0004}
+    rows = [first, last, {"seconds": 1.0}]
     for number in (2, 3):
         (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows[:number]))
         assert ablations.final_gain(tmp_path) == ([-0.001235, 0.0004] if number == 2 else None)
