@@ -335,7 +335,27 @@ def test_rows_answer_what_they_ask() -> None:
     assert "Better than the default by 0.0995" in says["start"] or "by 0.1005" in says["start"]
     assert "cheap" not in "\n".join(lines)
     row = next(line for line in lines if line.startswith("| `q` "))
-    assert "+0.1000 [+0.1000, +0.1000] | 0.0007 | 1/2 | 1 |" in row
+    assert "+0.1000 [+0.1000, +0.1000] | 0.0007 |  | 1/2 | 1 |" in row
+
+
+def test_the_gain_of_the_last_weights_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    first = {"env_steps": 1, "gain": 0.5, "gain_error": 0.1}
+    last = {"env_steps": 2, "gain": -0.00123456, "gain_error": 0.0004}
+    rows = [first, last, {"env_steps": 3}]
+    for number in (2, 3):
+        (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows[:number]))
+        assert ablations.final_gain(tmp_path) == ([-0.001235, 0.0004] if number == 2 else None)
+    base = np.full((4, 2), 0.2)
+    units = [record_of("default", base, gain=[-0.001235, 0.0004]), record_of("q", base)]
+    facts = {
+        "collection": "c", "split": "s", "folds": [0], "trials": 5, "seeds": [0, 1], "updates": 60,
+        "episodes": 1024, "usual": [60, 1024],
+    }  # fmt: skip
+    lines = ablations.make_table({"study": facts, "units": units}).splitlines()
+    place = next(line for line in lines if line.startswith("| arm")).split(" | ").index("validation gain")
+    shown = [line.split(" | ")[place] for line in lines if line.startswith("| `")]
+    assert shown == ["-0.0012 (0.0004)", ""]
 
 
 def test_without_the_default_there_is_nothing_to_compare_with() -> None:
