@@ -19,8 +19,8 @@ a constant mean and the covariance `g k(x, x')`. Both are averaged by their evid
 for a half at most, so that it is heard where the task is unlike the known ones; the task may then lie far
 from them too, and retrieval fades as the retrieved tasks rank the tested pairs no better than by chance.
 
-Where the known surfaces are read without their noise (`hyprl_jax.fitting.foretells_better`), the process reads
-them without half of it and retrieval without all of it.
+Where the known surfaces are read without their noise (`hyprl_jax.fitting.foretells_better`), the process
+reads them without half of it and retrieval without all of it.
 
 All functions are for a single episode; the caller vmaps. `Knowledge` and the surfaces are arguments, not
 state.
