@@ -145,7 +145,8 @@ class NetworkConfig:
     """What the head sees of a candidate: surrogate features, encodings of its hyperparameters, or both."""
     shortlist: int = 8
     """Candidates that the head judges: the best by the acquisition function that the correction starts from
-    (0 for all). With the correction bounded, hardly any other could win."""
+    (0 for all). With the correction bounded, hardly any other could win; without `residual` it is all that a
+    network keeps of the acquisition function."""
     metafeatures: bool = False
     """Start the context from the metafeatures of the dataset."""
     residual: bool = True
