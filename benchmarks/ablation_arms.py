@@ -113,7 +113,7 @@ ARMS: tuple[Arm, ...] = (
     Arm("no_residual", "correction", _NOTHING,
         "What is it worth to start from a classical acquisition function?"),
     Arm("free", "correction", {"network.residual": False},
-        "What if the order within the shortlist is learned from nothing?", "no_residual"),
+        "What if the order within the shortlist is learned from nothing?"),
     Arm("no_shortlist", "correction", {"network.shortlist": 0},
         "What does it cost to judge only the best few candidates?"),
     *(Arm(f"ensemble_{number}", "ensemble", {}, asks, method="policy_ensemble", members=number)
