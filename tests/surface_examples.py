@@ -39,8 +39,8 @@ def small_space() -> ConfigSpace.ConfigurationSpace:
 
 
 def sampled_frame(space: ConfigSpace.ConfigurationSpace, number: int, seed: int = 0) -> pd.DataFrame:
-    """Different configurations sampled by ConfigSpace, in the dtypes of a collection. Those that its own check
-    refuses are left out: under an OR it may sample what only an inactive parent would activate."""
+    """Different configurations sampled by ConfigSpace, in the dtypes of a collection. Those that its own
+    check refuses are left out: under an OR it may sample what only an inactive parent would activate."""
     space.seed(seed)
     samples = [
         dict(configuration)
