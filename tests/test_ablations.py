@@ -275,6 +275,11 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 # What the rows say
 
+FACTS = {
+    "collection": "c", "split": "s", "folds": [0], "trials": 5, "seeds": [0, 1], "updates": 60,
+    "episodes": 1024, "usual": [60, 1024],
+}  # fmt: skip
+
 
 def record_of(name: str, values: np.ndarray, **changes: Any) -> dict[str, Any]:
     """A record with the same regret `values [D, S]` at every budget."""
@@ -319,11 +324,7 @@ def test_rows_answer_what_they_ask() -> None:
         record_of("alone", base[:, :1] + 0.1),
         record_of("start", base[:, :1] - 0.1, method="start", learned=None, training_seconds=0.0),
     ]
-    facts = {
-        "collection": "c", "split": "s", "folds": [0], "trials": 5, "seeds": [0, 1], "updates": 60,
-        "episodes": 1024, "usual": [60, 1024],
-    }  # fmt: skip
-    lines = ablations.make_table({"study": facts, "units": units}).splitlines()
+    lines = ablations.make_table({"study": FACTS, "units": units}).splitlines()
     says = {line.split("`")[1]: line for line in lines if line.startswith("- `")}
     assert says["q"].endswith(
         "(learner.ordering=q): What? Worse than the default by 0.1000 [0.1000, 0.1000]."
@@ -348,11 +349,7 @@ def test_the_gain_of_the_last_weights_is_shown_where_it_was_measured(tmp_path: P
         assert ablations.final_gain(tmp_path) == ([-0.001235, 0.0004] if number == 2 else None)
     base = np.full((4, 2), 0.2)
     units = [record_of("default", base, gain=[-0.001235, 0.0004]), record_of("q", base)]
-    facts = {
-        "collection": "c", "split": "s", "folds": [0], "trials": 5, "seeds": [0, 1], "updates": 60,
-        "episodes": 1024, "usual": [60, 1024],
-    }  # fmt: skip
-    lines = ablations.make_table({"study": facts, "units": units}).splitlines()
+    lines = ablations.make_table({"study": FACTS, "units": units}).splitlines()
     place = next(line for line in lines if line.startswith("| arm")).split(" | ").index("validation gain")
     shown = [line.split(" | ")[place] for line in lines if line.startswith("| `")]
     assert shown == ["-0.0012 (0.0004)", ""]

@@ -7,7 +7,6 @@ A task's surface over candidates that it never evaluated is filled in from its n
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,13 +56,9 @@ class Surfaces:
         ) / self.span[:, None]
         # All tasks share their neighbours where none misses an evaluation.
         self._rows = [np.arange(len(known))] if known.all() else [np.asarray([k]) for k in range(len(known))]
-        self._calm: Surfaces | None = None
+        self._smooth: np.ndarray | None = None
         if calm:
-            filled = self.at(self._encodings)
-            twin = copy.copy(self)
-            twin._known, twin._rows = np.ones_like(known), [np.arange(len(known))]
-            twin._unit = smoothed(filled, self._encodings)
-            self._calm = twin
+            self._smooth = smoothed(self.at(self._encodings), self._encodings)
 
     def at(self, encodings: np.ndarray) -> np.ndarray:
         """Values at candidates with features `[M, F]`, `[K, M]`; if calm `[2, K, M]`: without half of the
@@ -73,17 +68,23 @@ class Surfaces:
         found = np.empty((len(self._unit), len(x)))
         for rows in self._rows:
             have = np.flatnonzero(self._known[rows[0]])
-            distance = np.maximum(squares[:, have], 0.0)
-            number = min(_NEIGHBOURS, len(have))
-            nearest = np.argpartition(distance, number - 1, axis=1)[:, :number]
-            apart = np.take_along_axis(distance, nearest, axis=1)
-            weight = np.where(apart.min(1, keepdims=True) < _SAME, apart < _SAME, 1.0 / (1e-3 + apart))
-            weight = weight / weight.sum(1, keepdims=True)
-            found[rows] = np.einsum("mj,kmj->km", weight, self._unit[rows][:, have[nearest]])
-        if self._calm is None:
+            found[rows] = _nearby(self._unit[rows][:, have], squares[:, have])
+        if self._smooth is None:
             return found
-        calm = self._calm.at(encodings)
+        calm = _nearby(self._smooth, squares)
         return np.stack([0.5 * (found + calm), calm])
+
+
+def _nearby(values: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """`[K, M]` means of `values [K, n]` over the nearest of n places, `squares [M, n]` apart squared."""
+    distance = np.maximum(squares, 0.0)
+    number = min(_NEIGHBOURS, distance.shape[1])
+    nearest = np.argpartition(distance, number - 1, axis=1)[:, :number]
+    apart = np.take_along_axis(distance, nearest, axis=1)
+    weight = np.where(apart.min(1, keepdims=True) < _SAME, apart < _SAME, 1.0 / (1e-3 + apart))
+    weight = weight / weight.sum(1, keepdims=True)
+    found: np.ndarray = np.einsum("mj,kmj->km", weight, values[:, nearest])
+    return found
 
 
 def gather(
