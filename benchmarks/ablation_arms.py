@@ -29,6 +29,7 @@ class Arm(NamedTuple):
     """Training seeds of the default whose Q-values are averaged (`policy_ensemble`)."""
 
 
+_NOTHING = {"network.residual": False, "network.shortlist": 0}
 _Q = {"learner.ordering": "q"}
 _PLAIN = {f"augment.{name}": 0.0 for name in ("mixture", "warp", "noise", "rescale", "forget")}
 
@@ -65,7 +66,7 @@ ARMS: tuple[Arm, ...] = (
         "What if the correction sees hyperparameters instead of surrogate features?"),
     Arm("both_inputs", "inputs", {"network.candidates": "both"},
         "Do hyperparameters help beside the surrogate features?"),
-    Arm("no_surrogate", "inputs", {"network.candidates": "encodings", "network.residual": False},
+    Arm("no_surrogate", "inputs", {"network.candidates": "encodings", **_NOTHING},
         "What if the network sees hyperparameters alone and starts from nothing?", "no_residual"),
     Arm("metafeatures", "inputs", {"network.metafeatures": True},
         "Does the network gain from the metafeatures of the dataset?"),
@@ -85,6 +86,8 @@ ARMS: tuple[Arm, ...] = (
     Arm("tune", "prior", {"surrogate.tune": True}, "Should two numbers be tuned by playing known tasks?"),
     Arm("no_guard", "prior", {"surrogate.guard": False},
         "What does a process that knows no other task add or cost?"),
+    Arm("no_denoise", "prior", {"surrogate.denoise": False},
+        "What does it add or cost to smooth known surfaces where that foretells others better?"),
     Arm("no_retrieval", "prior", {"surrogate.gain_weight": 0.0},
         "What is retrieval worth in the acquisition function?"),
     *_rewards(),
@@ -107,8 +110,10 @@ ARMS: tuple[Arm, ...] = (
     Arm("no_augmentation", "augmentation", {**_PLAIN}, "What are all five worth together?"),
     Arm("all_candidates", "augmentation", {"augment.candidates": 0},
         "What is it worth to train on random subsets of the candidates?"),
-    Arm("no_residual", "correction", {"network.residual": False},
+    Arm("no_residual", "correction", _NOTHING,
         "What is it worth to start from a classical acquisition function?"),
+    Arm("free", "correction", {"network.residual": False},
+        "What if the order within the shortlist is learned from nothing?"),
     Arm("no_shortlist", "correction", {"network.shortlist": 0},
         "What does it cost to judge only the best few candidates?"),
     *(Arm(f"ensemble_{number}", "ensemble", {}, asks, method="policy_ensemble", members=number)

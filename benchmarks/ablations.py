@@ -31,6 +31,7 @@ from hyprl_jax.config import EnvConfig, TrainConfig, from_dict, to_dict
 from hyprl_jax.devices import use_all_cores
 from hyprl_jax.errors import InputError
 from hyprl_jax.policies import TrainedPolicy
+from hyprl_jax.runs import RunFolder
 from hyprl_jax.surfaces import Split, TaskTables, load_tables, make_split, number_of_folds, restrict
 
 
@@ -92,10 +93,11 @@ def settings(plan: Plan, tables: TaskTables) -> Record:
 def run_arm(arm: Arm, plan: Plan, tables: TaskTables) -> Record:
     """Trains (ensembles: nothing but the default, once) and plays the test tasks of all folds."""
     config = configuration(arm, plan)
-    policy, seconds = None, 0.0
+    policy, seconds, gain = None, 0.0, None
     if arm.method != "start":
         folder = plan.out / "runs" / (DEFAULT if arm.members else arm.name)
         policy, seconds = common.trained(config, folder)
+        gain = None if arm.members else final_gain(folder)
     names: list[str] = []
     parts = []
     for fold in plan.folds:
@@ -114,7 +116,17 @@ def run_arm(arm: Arm, plan: Plan, tables: TaskTables) -> Record:
         "regret": common.figures(np.concatenate(parts)),
         "training_seconds": 0.0 if arm.members else seconds,
         "learned": None if policy is None else learned(policy),
+        "gain": gain,
     }
+
+
+def final_gain(folder: Path) -> list[float] | None:
+    """How much lower the regret of the last weights is on validation tasks than that of what training started
+    from, and its standard error over tasks: means over the trainings of a run. None where that was not
+    measured."""
+    last = RunFolder(folder).read_metrics()[-1]
+    found = [last.get("gain"), last.get("gain_error")]
+    return None if None in found else [round(float(value), 6) for value in found]
 
 
 def _play(
@@ -162,7 +174,7 @@ def make_table(study: Record) -> str:
     found = {unit["name"]: unit for unit in done}
     budgets = [name for name in done[0]["regret"] if name != MEAN] if done else []
     head = ["arm", *(f"trial {budget}" for budget in budgets), "mean over trials", "minus the default"]
-    head += ["between seeds", "improved", "training s"]
+    head += ["between seeds", "validation gain", "improved", "training s"]
     rows = [_row(unit, budgets, found) for unit in done]
     return "\n".join(
         [
@@ -194,9 +206,10 @@ def _preface(facts: Record, done: list[Record]) -> str:
         f"{facts['episodes']} episodes{note}.",
         "Normalized regret, lower is better, with 95% bootstrap intervals over tasks (seeds averaged within "
         "a task). *Minus the default* is paired by task, of the mean over trials; *between seeds* is the "
-        "standard deviation of the means of single training seeds; *improved* counts trainings (folds times "
-        "seeds) that kept other weights than they started from. With so many rows, about one in twenty "
-        "differs by chance.",
+        "standard deviation of the means of single training seeds; *validation gain* is how much lower the "
+        "regret of the last weights is on validation tasks than that of the start, and in brackets the "
+        "standard error over these tasks; *improved* counts trainings (folds times seeds) that kept other "
+        "weights than they started from. With so many rows, about one in twenty differs by chance.",
     ]
     if without:
         lines.append(f"Not possible with {len(facts['seeds'])} training seeds: {', '.join(without)}.")
@@ -210,12 +223,14 @@ def _row(unit: Record, budgets: list[str], found: dict[str, Record]) -> list[str
     if unit["name"] != DEFAULT and DEFAULT in found:
         own, other = _paired(unit, found[DEFAULT])
         difference = common.cell(own - other, sign=True)
+    gain = "{:+.4f} ({:.4f})".format(*unit["gain"]) if unit.get("gain") else ""
     learned_words = "{}/{}".format(*unit["learned"]) if unit["learned"] else ""
     return [
         f"`{unit['name']}`",
         *cells,
         difference,
         f"{spread.std(ddof=1):.4f}" if len(spread) > 1 else "",
+        gain,
         learned_words,
         f"{unit['training_seconds']:.0f}" if unit["training_seconds"] else "",
     ]

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyprl_jax.errors import InputError
+from hyprl_jax.runtime.smoothing import smoothed
 
 if TYPE_CHECKING:
     from hyprl_jax.surfaces import Split, TaskTables
@@ -39,6 +40,8 @@ class SurfaceBank(NamedTuple):
     """`[D, N]` the objective scaled by the task's own best (1) and worst (0); missing values filled in from
     similar configurations. For tasks whose whole table is known beforehand, never for the task being
     played."""
+    smooth: jax.Array
+    """`[D, N]` the same without its noise, see `hyprl_jax.runtime.smoothing`."""
     best: jax.Array
     """`[D]` best objective of the task's table: for rewards and scoring."""
     worst: jax.Array
@@ -163,6 +166,7 @@ def take_candidates(bank: SurfaceBank, columns: jax.Array) -> SurfaceBank:
         objective=bank.objective[:, columns],
         legal=bank.legal[:, columns],
         unit=bank.unit[:, columns],
+        smooth=bank.smooth[:, columns],
         encodings=bank.encodings[:, columns],
     )
 
@@ -212,6 +216,7 @@ def _pack_one(table: TaskTables, columns: int) -> dict[str, np.ndarray]:
         "objective": np.pad(np.where(known, values, 0.0), pad).astype(np.float32),
         "legal": np.pad(known, pad),
         "unit": np.pad(unit, pad).astype(np.float32),
+        "smooth": np.pad(smoothed(unit, table.encodings), pad).astype(np.float32),
         "best": best.astype(np.float32),
         "worst": worst.astype(np.float32),
     }

@@ -84,6 +84,8 @@ class SurrogateConfig:
     """Leave the group of the played task out of its own prior (off only to show what it costs)."""
     fit: bool = True
     """Learn lengthscales, variances and noise from the known tasks by likelihood; see `hyprl_jax.fitting`."""
+    denoise: bool = True
+    """Known surfaces count without their noise where they foretell other known tasks better so; see there."""
     tune: bool = False
     """Choose `gain_weight` and a factor on `encoding_variance` by playing the known tasks; see there."""
     encoding_variance: float = sweepable(0.1)
@@ -144,7 +146,8 @@ class NetworkConfig:
     """What the head sees of a candidate: surrogate features, encodings of its hyperparameters, or both."""
     shortlist: int = 8
     """Candidates that the head judges: the best by the acquisition function that the correction starts from
-    (0 for all). With the correction bounded, hardly any other could win."""
+    (0 for all). With the correction bounded, hardly any other could win; without `residual` it is all that a
+    network keeps of the acquisition function."""
     metafeatures: bool = False
     """Start the context from the metafeatures of the dataset."""
     residual: bool = True

@@ -8,7 +8,7 @@ as many as an episode sees and lean to the good ones as an episode does. What de
 and exploiting is not in a likelihood: `tune` plays the known tasks over a small grid of a factor on the
 variance left unexplained and of the trust in retrieval, and keeps the pair with the lowest regret, a mean
 over its neighbours in the grid included, because a lowest point beside high ones is luck. Test tasks take
-no part in either.
+no part in either. `foretells_better` asks whether the known surfaces are better read without their noise.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _GREED = 6.0  # how strongly a history may lean to good configurations
 _FREEDOM = 4.0  # degrees of freedom of the Student-t likelihood
 _PULL = 0.02  # of log-lengthscales to their start
 _LEAST_NOISE = 1e-5
+_SURE = 2.0  # standard errors over known tasks by which smooth surfaces must foretell better
 
 
 def numbers_of(bank: SurfaceBank, config: SurrogateConfig) -> Numbers:
@@ -43,8 +44,8 @@ def numbers_of(bank: SurfaceBank, config: SurrogateConfig) -> Numbers:
     With the prior `cold` lengthscales are times the square root of the number of features in which the
     candidates of a collection differ, as the distance of random points grows."""
     collections, _, features = bank.encodings.shape
-    names = Numbers._fields[1:]
-    scalars = (jnp.full(collections, getattr(config, name), jnp.float32) for name in names)
+    told = {name: getattr(config, name) for name in Numbers._fields[1:]} | {"denoise": 0.0}
+    scalars = (jnp.full(collections, number, jnp.float32) for number in told.values())
     lengthscale = jnp.full((collections, features), config.lengthscale, jnp.float32)
     if config.prior == "cold":
         lengthscale = lengthscale * jnp.sqrt(_varying(bank))[:, None]
@@ -72,6 +73,8 @@ def learn(
     numbers = numbers_of(bank, config)
     if config.fit and config.prior == "learned":
         numbers = fit(bank, fold, numbers, config)
+    if config.denoise and config.prior in ("learned", "mean"):
+        numbers = numbers._replace(denoise=foretells_better(bank, fold, config))
     if config.tune:
         return tune(bank, fold, env, config, numbers, retrieval)
     return numbers if retrieval else numbers._replace(gain_weight=jnp.zeros_like(numbers.gain_weight))
@@ -85,7 +88,7 @@ def fit(bank: SurfaceBank, fold: Fold, numbers: Numbers, config: SurrogateConfig
 
     def one(collection: jax.Array, begin: Numbers) -> Numbers:
         mine = fold.usable & (bank.collection[fold.known] == collection)
-        first = jax.tree.map(jnp.log, begin)
+        first = jax.tree.map(jnp.log, begin._replace(denoise=jnp.float32(1.0)))
         described = shared.metafeatures
         apart = jax.vmap(lambda row: knowledge.unlikeness(row, described, shared.ranks, mine))(described)
 
@@ -102,7 +105,7 @@ def fit(bank: SurfaceBank, fold: Fold, numbers: Numbers, config: SurrogateConfig
 
         keys = jax.random.split(jax.random.key(0), _STEPS)
         (logs, _), _ = jax.lax.scan(step, (first, optimizer.init(first)), keys)
-        found = jax.tree.map(jnp.exp, logs)._replace(gain_weight=begin.gain_weight)
+        found = jax.tree.map(jnp.exp, logs)._replace(gain_weight=begin.gain_weight, denoise=begin.denoise)
         found = found._replace(similarity_floor=jnp.minimum(found.similarity_floor, 1.0))
         sound = mine.any() & jnp.all(jnp.asarray([jnp.isfinite(leaf).all() for leaf in found]))
         return jax.tree.map(lambda new, old: jnp.where(sound, new, old), found, begin)
@@ -155,6 +158,33 @@ def _surprise(
     determinant = jnp.sum(present * jnp.log(jnp.diag(factor)))
     misfit = 0.5 * (_FREEDOM + count) * jnp.log1p(white @ white / _FREEDOM)
     return (determinant + misfit) / jnp.maximum(count, 1.0)
+
+
+def foretells_better(bank: SurfaceBank, fold: Fold, config: SurrogateConfig) -> jax.Array:
+    """`[L]` float32: 1 for each collection where the mean of the other known tasks' smooth surfaces (own
+    group left out) foretells a known task better than that of their raw ones, by more than luck; else 0.
+
+    The error of a task is the variance, over its configurations, of its values less that mean."""
+
+    def error(row: jax.Array) -> jax.Array:
+        legal, peers = bank.legal[row], banks.peers(bank, fold, row, config.leave_out)
+
+        def of(surfaces: jax.Array) -> jax.Array:
+            mean = peers @ surfaces[fold.known] / jnp.maximum(peers.sum(), 1)
+            return jnp.var(bank.unit[row] - mean, where=legal)
+
+        return of(bank.smooth) - of(bank.unit)
+
+    differences = jax.vmap(error)(fold.known)
+
+    def one(collection: jax.Array) -> jax.Array:
+        mine = fold.usable & (bank.collection[fold.known] == collection)
+        count = jnp.maximum(mine.sum(), 2)
+        mean = jnp.mean(differences, where=mine)
+        spread = jnp.sum(jnp.where(mine, (differences - mean) ** 2, 0.0)) / (count - 1)
+        return (mean < -_SURE * jnp.sqrt(spread / count)).astype(jnp.float32)
+
+    return jax.vmap(one)(jnp.arange(bank.encodings.shape[0]))
 
 
 def tune(

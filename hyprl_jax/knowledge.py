@@ -34,18 +34,24 @@ class Numbers(NamedTuple):
     gain_weight: jax.Array
     similarity_width: jax.Array
     similarity_floor: jax.Array
+    denoise: jax.Array
+    """1 where the known surfaces count without their noise, else 0."""
 
 
 def with_numbers(config: SurrogateConfig, numbers: Numbers) -> SurrogateConfig:
     """The configuration with these numbers of one collection in it (they may be traced)."""
-    return dataclasses.replace(config, **numbers._asdict())
+    given = {name: number for name, number in numbers._asdict().items() if name != "denoise"}
+    return dataclasses.replace(config, **given)
 
 
 class Knowledge(NamedTuple):
     """What is known before an episode: shared by all episodes but for `weights`, `mean` and `deviation`."""
 
     surfaces: jax.Array
-    """`[K, N]` float32 surfaces of the known tasks in units of their range."""
+    """`[K, N]` float32 surfaces of the known tasks in units of their range, as the process reads them: where
+    noise is taken out, half of it."""
+    examples: jax.Array
+    """`[K, N]` float32 the same as retrieval reads them: where noise is taken out, without it."""
     encodings: jax.Array
     """`[N, F]` float32 encodings of the candidates."""
     places: jax.Array
@@ -87,7 +93,9 @@ def know(
     else:
         variance = away = jnp.zeros_like(mean)
     places = encodings / config.lengthscale
-    return Knowledge(surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance), away)
+    return Knowledge(
+        surfaces, surfaces, encodings, places, lower, span, weights, mean, jnp.sqrt(variance), away
+    )
 
 
 def contrast(mean: jax.Array, peers: jax.Array) -> jax.Array:

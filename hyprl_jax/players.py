@@ -56,9 +56,9 @@ class Kept(NamedTuple):
 
 def shortlist(view: View, config: NetworkConfig) -> jax.Array:
     """Candidates `[C]` int32 that a network judges: the `config.shortlist` best by the acquisition function,
-    best first, or all of them (without `config.residual`, or if there are no more)."""
+    best first, or all of them (with 0, or if there are no more)."""
     total = view.acquired.acquisition.shape[0]
-    if not config.residual or not 0 < config.shortlist < total:
+    if not 0 < config.shortlist < total:
         return jnp.arange(total, dtype=jnp.int32)
     ranked = jnp.where(view.observation.legal, view.acquired.acquisition, -1.0)
     return jax.lax.top_k(ranked, config.shortlist)[1].astype(jnp.int32)

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 
 from hyprl_jax.knowledge import Knowledge
 from hyprl_jax.runtime.guard import FAR_SHARE, FARTHER
-
-_SCALES = 15  # grid points for the scale of the objective
+from hyprl_jax.runtime.process import SCALES
 
 
 class Process(NamedTuple):
@@ -121,7 +120,7 @@ def infer(
     """
     farther = jnp.asarray([1.0, FARTHER**2] if anywhere else [1.0], jnp.float32)[:, None]
     likely = jnp.log(jnp.asarray([1.0 - FAR_SHARE, FAR_SHARE] if anywhere else [1.0], jnp.float32))[:, None]
-    offsets = jnp.linspace(-2.5, 2.5, _SCALES)
+    offsets = jnp.linspace(-2.5, 2.5, SCALES)
     grid = jnp.exp(prior.log_scale + prior.width * offsets)
     before = 1.0 / (farther * grid**2 * prior.lower_variance)
     guess = -grid * (prior.lower - reference)

@@ -35,6 +35,8 @@ class Background(NamedTuple):
 
     surfaces: jax.Array
     """`[K, N]`"""
+    examples: jax.Array
+    """`[K, N]` surfaces as retrieval reads them."""
     lower: jax.Array
     """`[K]`"""
     span: jax.Array
@@ -121,12 +123,19 @@ Act = Callable[[Any, View, jax.Array], tuple[Any, Choice]]
 
 
 def background(bank: SurfaceBank, fold: Fold, numbers: knowledge.Numbers | None = None) -> Background:
-    """What is known from the fold's known tasks, with `numbers [L, ...]` of the surrogate."""
+    """What is known from the fold's known tasks, with `numbers [L, ...]` of the surrogate (None: as
+    configured, and surfaces as they are)."""
+    surfaces = examples = bank.unit[fold.known]
+    if numbers is not None:
+        calm = numbers.denoise[bank.collection[fold.known]] > 0
+        examples = jnp.where(calm[:, None], bank.smooth[fold.known], surfaces)
+        surfaces = 0.5 * (surfaces + examples)
     span = bank.best - bank.worst
     metafeatures = banks.standardised_metafeatures(bank, fold)[fold.known]
     collection = jnp.where(fold.usable, bank.collection[fold.known], -1)
     return Background(
-        bank.unit[fold.known],
+        surfaces,
+        examples,
         bank.worst[fold.known],
         jnp.where(span > 0, span, 1.0)[fold.known],
         bank.encodings,
@@ -152,7 +161,7 @@ def recall(
         among = shared.collection == task.collection
         unlike = knowledge.unlikeness(task.metafeatures, shared.metafeatures, shared.ranks, among)
     known = knowledge.know(shared.surfaces, encodings, shared.lower, shared.span, task.peers, beliefs, unlike)
-    return known, beliefs
+    return known._replace(examples=shared.examples), beliefs
 
 
 def model(beliefs: SurrogateConfig) -> Any:

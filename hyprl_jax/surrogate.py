@@ -19,6 +19,9 @@ a constant mean and the covariance `g k(x, x')`. Both are averaged by their evid
 for a half at most, so that it is heard where the task is unlike the known ones; the task may then lie far
 from them too, and retrieval fades as the retrieved tasks rank the tested pairs no better than by chance.
 
+Where the known surfaces are read without their noise (`hyprl_jax.fitting.foretells_better`), the process
+reads them without half of it and retrieval without all of it.
+
 All functions are for a single episode; the caller vmaps. `Knowledge` and the surfaces are arguments, not
 state.
 """
@@ -155,7 +158,7 @@ def update(
         return process.condition(one, row, action, facts, config.noise, state.trial)
 
     ours = objective - state.objectives
-    theirs = known.surfaces[:, action][:, None] - known.surfaces[:, state.actions]
+    theirs = known.examples[:, action][:, None] - known.examples[:, state.actions]
     disagree = jnp.where(ours * theirs < 0, 1.0, jnp.where((ours == 0) != (theirs == 0), 0.5, 0.0))
     earlier = jnp.arange(state.objectives.shape[0]) < state.trial
     return SurrogateState(
@@ -163,7 +166,7 @@ def update(
         objectives=state.objectives.at[state.trial].set(objective),
         actions=state.actions.at[state.trial].set(action),
         discordant=state.discordant + jnp.sum(jnp.where(earlier, disagree, 0.0), axis=1),
-        reached=jnp.maximum(state.reached, known.surfaces[:, action]),
+        reached=jnp.maximum(state.reached, known.examples[:, action]),
         incumbent=jnp.maximum(state.incumbent, objective),
         trial=state.trial + 1,
     )
@@ -253,7 +256,7 @@ def believe(known: Knowledge, state: SurrogateState, legal: jax.Array, config: S
         incumbent=weights @ incumbents,
         expected_improvement=weights @ each,
         gains=gains,
-        retrieved=retrieval @ known.surfaces,
+        retrieved=retrieval @ known.examples,
         reached=retrieval @ state.reached,
         concentration=jnp.sum(retrieval**2, axis=1),
         scale=jnp.stack([weights @ readings.scale, weights @ readings.shift]),
@@ -268,11 +271,11 @@ def expected_gains(known: Knowledge, state: SurrogateState, weights: jax.Array) 
     """
 
     def add(task: jax.Array, total: jax.Array) -> jax.Array:
-        ahead = jnp.maximum(known.surfaces[task] - state.reached[task], 0.0)
+        ahead = jnp.maximum(known.examples[task] - state.reached[task], 0.0)
         return total + weights[:, task][:, None] * ahead
 
-    empty = jnp.zeros((weights.shape[0], known.surfaces.shape[1]), jnp.float32)
-    return jax.lax.fori_loop(0, known.surfaces.shape[0], add, empty)
+    empty = jnp.zeros((weights.shape[0], known.examples.shape[1]), jnp.float32)
+    return jax.lax.fori_loop(0, known.examples.shape[0], add, empty)
 
 
 def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Array) -> jax.Array:

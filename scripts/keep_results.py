@@ -36,7 +36,7 @@ STUDIES = {
 
 def keep(folder: Path, name: str) -> None:
     """Writes docs/results/NAME.json and NAME.md from an evaluation folder."""
-    summary = check_summary(_portable(_rounded(read_summary(folder / "summary.json"))))
+    summary = check_summary(_tidy(read_summary(folder / "summary.json")))
     text = json.dumps(summary, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # A line for each method and test keeps differences between versions readable.
     text = re.sub(r'("[^"]+":\{"(?:normalized_regret|blocks))', r"\n\1", text)
@@ -94,24 +94,17 @@ def _cell(method: str, figures: dict[str, list[float]]) -> str:
     return ", ".join(f"**{text}**" if text == low else text for text, low in zip(texts, best, strict=True))
 
 
-def _rounded(value: Any) -> Any:
+def _tidy(value: Any) -> Any:
+    """`value` with fewer digits, and with only the last name of absolute paths in its words: folders are
+    those of one machine."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return value
-
-
-def _portable(value: Any) -> Any:
-    """`value` with only the last name of absolute paths in its words: folders are those of one machine."""
     if isinstance(value, str):
         return re.sub(r"(?<![^\s,=])/(?:[^\s,/]+/)*(?=[^\s,/])", "./", value)
     if isinstance(value, list):
-        return [_portable(item) for item in value]
+        return [_tidy(item) for item in value]
     if isinstance(value, dict):
-        return {key: _portable(item) for key, item in value.items()}
+        return {key: _tidy(item) for key, item in value.items()}
     return value
 
 

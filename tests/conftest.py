@@ -1,7 +1,10 @@
 """What all tests share: where the real data lies, how JAX and hypothesis behave here.
 
 JAX runs on the CPU unless JAX_PLATFORMS says otherwise. JAX's persistent compilation cache stays off: on the
-CPU its entries are rejected on many machines, with messages on standard error.
+CPU its entries are rejected on many machines, with messages on standard error. Most of the time goes into
+compiling programs that then run for a moment, so XLA leaves out most optimizations unless slow tests are
+asked for or JAX_DISABLE_MOST_OPTIMIZATIONS says otherwise; modules whose programs run for long ask for
+`optimized`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 REPOSITORY = Path(__file__).resolve().parent.parent
 MOST_MAPS = 15_000
 
+QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+
 _tolerant = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large]
 hypothesis.settings.register_profile(
     "default", deadline=None, max_examples=50, suppress_health_check=_tolerant
@@ -31,6 +36,22 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Quick compilation, in the processes that tests start as well, where only quick tests run."""
+    if config.option.markexpr == "not slow" and QUICKLY not in os.environ:
+        os.environ[QUICKLY] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def optimized() -> Iterator[None]:
+    """Programs of this module are compiled with all optimizations: they run longer than they compile."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session", autouse=True)

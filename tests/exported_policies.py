@@ -51,14 +51,26 @@ class Played(NamedTuple):
 
 
 def untrained_run(
-    path: Path, *collections: str, network: NetworkConfig | None = None, trials: int = 4, **changes: Any
+    path: Path,
+    *collections: str,
+    network: NetworkConfig | None = None,
+    trials: int = 4,
+    calm: bool = False,
+    **changes: Any,
 ) -> Path:
-    """A run whose policies are random ones and whose surrogate learned random numbers."""
+    """A run whose policies are random ones and whose surrogate learned random numbers, and, if `calm`, that
+    known surfaces are better without their noise."""
     changes.setdefault("folds", (0,))
     config = tiny_config(*collections, env=EnvConfig(trials=trials), **changes)
-    config = dataclasses.replace(
-        config, network=network or config.network, augment=AugmentConfig(candidates=0)
+    return save_untrained(
+        path,
+        dataclasses.replace(config, network=network or config.network, augment=AugmentConfig(candidates=0)),
+        calm,
     )
+
+
+def save_untrained(path: Path, config: TrainConfig, calm: bool = False) -> Path:
+    """The same of a configuration."""
     data = load_data(config)
     folds, seeds = len(config.folds), len(config.seeds)
     width = learner.candidate_width(data.bank, config)
@@ -76,6 +88,7 @@ def untrained_run(
         ),
         fitting.numbers_of(data.bank, config.surrogate),
     )
+    numbers = numbers._replace(denoise=jnp.full_like(numbers.denoise, calm))
     run = RunFolder.create(path, to_dict(config))
     params = jax.tree.map(shaken, fresh)
     policies.save_policy(run, 96, params, numbers, data.names, data.bank, data.known, width)
@@ -193,7 +206,11 @@ class Device:
         if beliefs.prior == "cold":
             posterior = ColdPosterior(own, beliefs)
         else:
-            known = bank.unit[rows].astype(np.float64), bank.worst[rows].astype(np.float64)
+            values = bank.unit[rows].astype(np.float64)
+            if beliefs.denoise:
+                calm = bank.smooth[rows].astype(np.float64)
+                values = np.stack([0.5 * (values + calm), calm])
+            known = values, bank.worst[rows].astype(np.float64)
             apart = self.unlikeness(row)[peers[self.of_collection(row)]]
             posterior = Posterior(own, *known, np.where(span > 0, span, 1.0), beliefs, apart)
         encodings = bank.encodings[place].astype(np.float64)

@@ -26,7 +26,9 @@ from hyprl_jax.surfaces import Split, TaskTables
 
 PLAIN = AugmentConfig(candidates=0, mixture=0.0, warp=0.0, noise=0.0, rescale=0.0, forget=0.0)
 """Real surfaces over all their configurations, nothing forgotten."""
-PROBE_NETWORK = NetworkConfig(context=16, hidden=16, candidates="both", residual=False, layer_norm=False)
+PROBE_NETWORK = NetworkConfig(
+    context=16, hidden=16, candidates="both", residual=False, layer_norm=False, shortlist=0
+)
 """Sees which candidate is which, and starts from nothing."""
 
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -8,6 +8,7 @@ from typing import Any
 import ConfigSpace
 import numpy as np
 import pandas as pd
+from ConfigSpace.exceptions import InactiveHyperparameterSetError
 from hypothesis import strategies as st
 
 from hyprl_jax.spaces import SpaceEncoding
@@ -38,10 +39,23 @@ def small_space() -> ConfigSpace.ConfigurationSpace:
 
 
 def sampled_frame(space: ConfigSpace.ConfigurationSpace, number: int, seed: int = 0) -> pd.DataFrame:
-    """Different configurations sampled by ConfigSpace, in the dtypes of a collection."""
+    """Different configurations sampled by ConfigSpace, in the dtypes of a collection. Those that its own
+    check refuses are left out: under an OR it may sample what only an inactive parent would activate."""
     space.seed(seed)
-    samples = [dict(configuration) for configuration in space.sample_configuration(4 * number + 8)]
+    samples = [
+        dict(configuration)
+        for configuration in space.sample_configuration(4 * number + 8)
+        if _is_sound(configuration)
+    ]
     return typed_frame(space, samples).drop_duplicates(ignore_index=True).iloc[:number]
+
+
+def _is_sound(configuration: ConfigSpace.Configuration) -> bool:
+    try:
+        configuration.check_valid_configuration()
+    except InactiveHyperparameterSetError:
+        return False
+    return True
 
 
 def typed_frame(space: ConfigSpace.ConfigurationSpace, rows: list[dict[str, Any]]) -> pd.DataFrame:

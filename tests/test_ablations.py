@@ -3,23 +3,25 @@ numbers."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from exported_policies import save_untrained
 from tiny_runs import grid_collection
 
+from hyprl_jax import training
 from hyprl_jax.cli.common import INPUT_MISTAKE, INTERRUPTED, SUCCESS
 from hyprl_jax.config import TrainConfig, to_dict
 from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation.protocol import Played, trajectories
+from hyprl_jax.policies import load_policy
+from hyprl_jax.runs import RunFolder
 from hyprl_jax.surfaces import load_tables, task_tables, write_collection
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -27,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import ablations
 import studies_common as common
 from ablation_arms import ARMS, NAMES, Arm
+from study_examples import kept_page, quick_compilation
 
 BY_NAME = {arm.name: arm for arm in ARMS}
 
@@ -173,38 +176,34 @@ def test_a_folder_holds_one_study(tmp_path: Path) -> None:
 # A study from training to the table
 
 
-@contextlib.contextmanager
-def quick_compilation() -> Iterator[None]:
-    """Programs that take longer to compile than to run are compiled without most optimizations."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def moment(config: TrainConfig, out: Path, silent: bool = False) -> dict[str, Any]:
+    """Instead of training: a run with random weights."""
+    save_untrained(out, config)
+    with RunFolder(out).metrics_writer() as writer:
+        writer.append({"env_steps": 64, "seconds": 1.5})
+    return {"interrupted": False}
+
+
+def run_study(plan: ablations.Plan, *arms: Arm) -> None:
+    with pytest.MonkeyPatch.context() as patch, quick_compilation():
+        patch.setattr(ablations, "ARMS", arms)
+        tables = load_tables(plan.collection)
+        units = ablations.units(plan, tables, ())
+        study = common.Study(plan.out, ablations.settings(plan, tables))
+        assert study.run(units, silent=True) == SUCCESS
 
 
 @pytest.fixture(scope="module")
 def study(grid: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`default`, `ensemble_1` and a failing arm, trained without what takes long to compile."""
+    """`default`, `ensemble_1` and a failing arm, as if they were trained."""
     out = tmp_path_factory.mktemp("study")
-    trained = common.trained
-
-    def quickly(config: TrainConfig, folder: Path) -> Any:
-        surrogate = dataclasses.replace(config.surrogate, fit=False, tune=False)
-        network = dataclasses.replace(config.network, context=4, hidden=4)
-        return trained(dataclasses.replace(config, surrogate=surrogate, network=network), folder)
-
-    with pytest.MonkeyPatch.context() as patch, quick_compilation():
-        patch.setattr(common, "trained", quickly)
-        bad = Arm("bad", "default", {"network.nothing": 1}, "Does it fail?")
-        patch.setattr(ablations, "ARMS", (*ARMS[:1], bad, BY_NAME["ensemble_1"]))
-        plan, tables = plan_of(out, grid), load_tables(grid)
-        units = ablations.units(plan, tables, ())
-        settings = ablations.settings(plan, tables)
-        assert common.Study(out, settings).run(units, silent=True) == SUCCESS
+    bad = Arm("bad", "default", {"network.nothing": 1}, "Does it fail?")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", moment)
+        run_study(plan_of(out, grid), ARMS[0], bad, BY_NAME["ensemble_1"])
     return out
 
 
-@pytest.mark.slow
 def test_an_arm_keeps_its_regret_for_every_seed_and_task(study: Path, grid: str) -> None:
     record = json.loads((study / "default.json").read_text())
     tables = load_tables(grid)
@@ -214,10 +213,20 @@ def test_an_arm_keeps_its_regret_for_every_seed_and_task(study: Path, grid: str)
     for figure in record["regret"].values():
         assert np.shape(figure) == (2, 2)
         assert np.all((np.asarray(figure) >= 0) & (np.asarray(figure) <= 1))
-    assert record["training_seconds"] > 0 and record["learned"][1] == 2
+    assert record["training_seconds"] == 1.5 and record["learned"] == [2, 2]
 
 
 @pytest.mark.slow
+def test_an_arm_is_trained_as_its_configuration_says(grid: str, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, grid)
+    run_study(plan, ARMS[0])
+    record = json.loads((tmp_path / "default.json").read_text())
+    assert record["failure"] is None and np.shape(record["regret"]["mean"]) == (2, 2)
+    assert record["training_seconds"] > 0 and record["learned"][1] == 2
+    policy = load_policy(tmp_path / "runs" / "default")
+    assert policy.config == ablations.configuration(ARMS[0], plan)
+
+
 def test_an_ensemble_of_one_plays_as_its_member_from_the_same_training(study: Path) -> None:
     default, alone = (json.loads((study / f"{name}.json").read_text()) for name in ("default", "ensemble_1"))
     assert alone["regret"] == default["regret"]
@@ -225,7 +234,6 @@ def test_an_ensemble_of_one_plays_as_its_member_from_the_same_training(study: Pa
     assert alone["training_seconds"] == 0.0
 
 
-@pytest.mark.slow
 def test_a_run_of_another_configuration_is_not_taken(study: Path, grid: str) -> None:
     config = ablations.configuration(BY_NAME["q"], plan_of(study, grid))
     with pytest.raises(InputError, match="another configuration"):
@@ -233,7 +241,7 @@ def test_a_run_of_another_configuration_is_not_taken(study: Path, grid: str) -> 
 
 
 def test_trainings_that_kept_their_start_are_counted(study: Path) -> None:
-    policy = ablations.common.load_policy(study / "runs" / "default")
+    policy = load_policy(study / "runs" / "default")
     kernel = policy.params["judge"]["kernel"]
     changed = jax.tree.map(lambda leaf: leaf, policy.params)
     changed["judge"] = {**changed["judge"], "kernel": kernel.at[:].set(0.0).at[0, 1].set(0.5)}
@@ -249,12 +257,8 @@ def test_the_table_is_made_from_the_files_alone(
     folder.mkdir()
     for file in study.glob("*.json"):  # no runs, no collection
         (folder / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
-    assert ablations.main(["--table", "--out", str(folder), "--keep", "tiny"]) == SUCCESS
-    page = (folder / "table.md").read_text()
-    assert (tmp_path / "ablations-tiny.md").read_text() == page and page in capsys.readouterr().out
-    assert ablations.main(["--table", "--out", str(tmp_path / "ablations-tiny.json")]) == SUCCESS
-    assert page in capsys.readouterr().out
+    page = kept_page(ablations.main, "ablations", folder, tmp_path, monkeypatch, capsys)
+    assert page == (folder / "table.md").read_text()
     record = json.loads((study / "default.json").read_text())
     mean = np.mean(record["regret"]["mean"])
     assert f"{mean:.4f} [" in page
@@ -270,6 +274,11 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 # What the rows say
+
+FACTS = {
+    "collection": "c", "split": "s", "folds": [0], "trials": 5, "seeds": [0, 1], "updates": 60,
+    "episodes": 1024, "usual": [60, 1024],
+}  # fmt: skip
 
 
 def record_of(name: str, values: np.ndarray, **changes: Any) -> dict[str, Any]:
@@ -315,11 +324,7 @@ def test_rows_answer_what_they_ask() -> None:
         record_of("alone", base[:, :1] + 0.1),
         record_of("start", base[:, :1] - 0.1, method="start", learned=None, training_seconds=0.0),
     ]
-    facts = {
-        "collection": "c", "split": "s", "folds": [0], "trials": 5, "seeds": [0, 1], "updates": 60,
-        "episodes": 1024, "usual": [60, 1024],
-    }  # fmt: skip
-    lines = ablations.make_table({"study": facts, "units": units}).splitlines()
+    lines = ablations.make_table({"study": FACTS, "units": units}).splitlines()
     says = {line.split("`")[1]: line for line in lines if line.startswith("- `")}
     assert says["q"].endswith(
         "(learner.ordering=q): What? Worse than the default by 0.1000 [0.1000, 0.1000]."
@@ -331,7 +336,23 @@ def test_rows_answer_what_they_ask() -> None:
     assert "Better than the default by 0.0995" in says["start"] or "by 0.1005" in says["start"]
     assert "cheap" not in "\n".join(lines)
     row = next(line for line in lines if line.startswith("| `q` "))
-    assert "+0.1000 [+0.1000, +0.1000] | 0.0007 | 1/2 | 1 |" in row
+    assert "+0.1000 [+0.1000, +0.1000] | 0.0007 |  | 1/2 | 1 |" in row
+
+
+def test_the_gain_of_the_last_weights_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    first = {"env_steps": 1, "gain": 0.5, "gain_error": 0.1}
+    last = {"env_steps": 2, "gain": -0.00123456, "gain_error": 0.0004}
+    rows = [first, last, {"env_steps": 3}]
+    for number in (2, 3):
+        (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows[:number]))
+        assert ablations.final_gain(tmp_path) == ([-0.001235, 0.0004] if number == 2 else None)
+    base = np.full((4, 2), 0.2)
+    units = [record_of("default", base, gain=[-0.001235, 0.0004]), record_of("q", base)]
+    lines = ablations.make_table({"study": FACTS, "units": units}).splitlines()
+    place = next(line for line in lines if line.startswith("| arm")).split(" | ").index("validation gain")
+    shown = [line.split(" | ")[place] for line in lines if line.startswith("| `")]
+    assert shown == ["-0.0012 (0.0004)", ""]
 
 
 def test_without_the_default_there_is_nothing_to_compare_with() -> None:

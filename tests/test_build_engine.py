@@ -105,9 +105,15 @@ def wait_for_pieces(work: Path, count: int, process: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `run` builds, never killed."""
+    return build("svm", tmp_path_factory.mktemp("whole") / "whole", seed=2, jobs=1, tasks=TASKS, configs=120)
+
+
 @pytest.mark.parametrize(("jobs", "moments"), [(1, (1, 4)), (2, (3,))])
 def test_a_killed_build_goes_on_and_ends_the_same(
-    tmp_path: Path, jobs: int, moments: tuple[int, ...]
+    tmp_path: Path, whole: Path, jobs: int, moments: tuple[int, ...]
 ) -> None:
     killed, work = tmp_path / "killed", tmp_path / "killed.work"
     for count in moments:
@@ -121,7 +127,6 @@ def test_a_killed_build_goes_on_and_ends_the_same(
     calls: list[tuple[int, int, str]] = []
     build("svm", killed, 2, jobs, TASKS, 120, lambda *call: calls.append(call))
     assert calls[0][0] >= len(kept)  # what was finished is not computed again
-    whole = build("svm", tmp_path / "whole", seed=2, jobs=1, tasks=TASKS, configs=120)
     assert_same_tables(killed, whole)
     assert not work.exists()
 

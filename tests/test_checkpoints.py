@@ -399,7 +399,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         CheckpointStore(tmp_path / "file" / "checkpoints").save(1, small_state())
 
 
-@pytest.mark.parametrize("rounds", [12, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [8, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_kill_at_any_moment_leaves_the_newest_acknowledged_checkpoint(tmp_path, rounds):
     script = Path(__file__).with_name("kill_while_saving.py")
     environment = os.environ | {"PYTHONPATH": str(script.parent.parent)}

@@ -24,6 +24,7 @@ SMALL = (
     *("--env.trials", "4", "--learner.updates", "4", "--updates-per-chunk", "2", "--learner.warmup", "1"),
     *("--learner.episodes", "8", "--learner.plays", "2", "--learner.minibatches", "2"),
     *("--augment.candidates", "8", "--network.context", "4", "--network.hidden", "4"),
+    "--surrogate.no-fit",
 )
 METHODS = ("policy", "policy_ensemble", "random", "mean_list", "portfolio", "gp_ei", "prior_ei")
 

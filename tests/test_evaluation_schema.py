@@ -17,7 +17,7 @@ from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation import check_summary, markdown_table, read_summary, summarize
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-STUDIES = ("ablations-", "robustness-")  # of their own form, see benchmarks/
+STUDIES = ("ablations-", "across-", "robustness-")  # of their own form, see benchmarks/
 STORED = sorted(path for path in RESULTS.glob("*.json") if not path.stem.startswith(STUDIES))
 EARLIER = ("collection", "split", "fold", "tasks", "trials", "methods", "tests")
 EARLIER_FIGURES = ("normalized_regret", "rank", "ci95", "suggest_ms")

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny_runs
+from exported_policies import untrained_run
 
-from hyprl_jax import baselines, training
+from hyprl_jax import baselines
 from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation import programs, studies
 from hyprl_jax.evaluation.hosted import Hosting
@@ -94,14 +95,10 @@ def test_what_follows_the_starts_depends_on_their_results(study: Study) -> None:
 def test_policies_take_turns_at_the_starting_points(
     collections: dict[str, str], tmp_path: Path, study: Study
 ) -> None:
-    config = replace(tiny_runs.tiny_config(collections["grid"], checkpoint_seconds=1e6), folds=(0,))
-    with tiny_runs.shared_programs():
-        training.train(config, tmp_path / "run", silent=True)
+    run = untrained_run(tmp_path / "run", collections["grid"])
     seeds = (0, 1, 2)
     methods = ("policy", "policy_ensemble", "random")
-    wanted = replace(
-        study, methods=methods, folds=(0,), seeds=seeds, starts="2", run=tmp_path / "run", trials=4
-    )
+    wanted = replace(study, methods=methods, folds=(0,), seeds=seeds, starts="2", run=run, trials=4)
     frame = play_study(wanted)[0][0]
     assert frame.groupby("method")["seed"].apply(set).tolist() == [set(seeds)] * 3
     begun = frame[frame["trial"] <= 2].groupby(["task", "seed", "trial"])["config_id"].nunique()

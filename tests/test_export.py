@@ -101,18 +101,21 @@ def test_numbers_are_those_of_the_fold_without_the_padding(run: Path, exported: 
         assert beliefs.mean_variance == trained.config.surrogate.mean_variance
         assert beliefs.guard_share == trained.config.surrogate.guard_share > 0
         assert beliefs.guard_variance == trained.config.surrogate.guard_variance
+        assert beliefs.denoise == trained.numbers.denoise[1, 0, row]
 
 
 def test_an_unknown_space_is_given_geometric_means() -> None:
-    one = Beliefs("learned", 0.1, 1.0, (1.0, 4.0), 0.01, 8.0, 32.0, 0.5, 4.0, 0.1, 0.2, 0.5, 0.0, 0.3, 0.06)
+    one = Beliefs(
+        "learned", 0.1, 1.0, (1.0, 4.0), 0.01, 8.0, 32.0, 0.5, 4.0, 0.1, 0.2, 0.5, 0.0, 0.3, 0.06, 1.0
+    )
     other = Beliefs("learned", 0.4, 4.0, (8.0,), 0.0001, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8, 0.5, 0.0, 0.3, 0.06)
     found = assumed([one, other])
     np.testing.assert_allclose(found[1:5], [0.2, 2.0, 4.0, 0.001])
     assert found.gain_weight == 0.25, "a geometric mean with 0 would say 0 of the other as well"
     assert (found.prior, found.sharpness_low, found.sharpness_high) == ("learned", 8.0, 32.0)
-    np.testing.assert_allclose(found[8:], [4.0, 0.2, 0.4, 0.5, 0.0, 0.3, 0.06])
+    np.testing.assert_allclose(found[8:], [4.0, 0.2, 0.4, 0.5, 0.0, 0.3, 0.06, 0.0])
     np.testing.assert_allclose(
-        assumed([other])[1:], [0.4, 4.0, 8.0, 1e-4, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8, 0.5, 0.0, 0.3, 0.06]
+        assumed([other])[1:], [0.4, 4.0, 8.0, 1e-4, 8.0, 32.0, 0.0, 4.0, 0.4, 0.8, 0.5, 0.0, 0.3, 0.06, 0.0]
     )
 
 

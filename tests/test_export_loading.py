@@ -169,11 +169,12 @@ def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def needed(whole: Path) -> list[tuple[str, ...]]:
-    """Paths of what the runtime reads from policy.json and cannot do without."""
+    """Paths of what the runtime reads from policy.json and cannot do without, as older exports do."""
     facts = json.loads((whole / "policy.json").read_text())
     parts = ("format", "format_version", "members", "trials", "network", "inputs", "surrogate", "numbers")
     found = list(places({part: facts[part] for part in parts}))
-    return [path for path in found if path not in (("numbers",), ("numbers", "grid"))]
+    older = ("numbers",), ("numbers", "grid"), ("numbers", "grid", "denoise"), ("surrogate", "denoise")
+    return [path for path in found if path not in older]
 
 
 def put(facts: dict[str, Any], path: tuple[str, ...], value: Any) -> Any:

@@ -235,7 +235,7 @@ def played_run(
         training.train(tiny_config(*paths.values(), folds=(1,), learner=learner), out, silent=True)
     else:
         reads = NetworkConfig(context=8, hidden=8, metafeatures=request.param == "reads metafeatures")
-        untrained_run(out, *paths.values(), folds=(1,), network=reads)
+        untrained_run(out, *paths.values(), folds=(1,), network=reads, calm=reads.metafeatures)
     device = Device(out)
     return out, device, device.play()
 

@@ -23,9 +23,11 @@ from hyprl_jax.fitting import FACTORS, GAIN_WEIGHTS
 from hyprl_jax.knowledge import Numbers
 from hyprl_jax.surfaces import TaskTables
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 ENV = EnvConfig(trials=4)
 BELIEFS = SurrogateConfig()
-AS_TOLD = SurrogateConfig(fit=False, tune=False)
+AS_TOLD = SurrogateConfig(fit=False, tune=False, denoise=False)
 
 
 def tiny_bank(seed: int, spare: int = 0, **changes: float) -> tuple[SurfaceBank, Fold]:
@@ -140,7 +142,7 @@ def some_numbers(seed: int, features: int) -> Numbers:
     random = np.random.default_rng(seed)
     draw = lambda low, high, *shape: jnp.asarray(np.exp(random.uniform(low, high, shape)), jnp.float32)
     scalars = draw(-4, 0), draw(-2, 1), draw(-6, -2), jnp.float32(0.4), draw(-3, 0), draw(-2, -0.1)
-    return Numbers(draw(-1.5, 1.0, features), *scalars)
+    return Numbers(draw(-1.5, 1.0, features), *scalars, denoise=jnp.float32(0.0))
 
 
 @pytest.mark.parametrize("leave_out", [True, False])

@@ -27,6 +27,7 @@ from hyprl_jax.surfaces import TaskTables, load_tables, write_collection
 
 SLOW, QUICK = "optimizers_for_tests:Slow", "optimizers_for_tests:Ascending"
 TASKS = ("task0", "task1", "task2")
+RUNS = 3 * 12  # of the script: tasks times seeds
 
 SCRIPT = """
 import sys
@@ -36,7 +37,7 @@ sys.path.append(sys.argv[3])
 hosting = Hosting(cache=sys.argv[2], jobs=2)
 try:
     play_hosted([sys.argv[4]], sys.argv[1], load_tables(sys.argv[1]), ["task0", "task1", "task2"], 6,
-                range(20), hosting=hosting)
+                range(12), hosting=hosting)
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -216,16 +217,16 @@ def test_a_killed_comparison_resumes(folder: Path, tables: TaskTables, tmp_path:
     process.communicate()
     assert gone(workers)
     kept = {name: stamp for name, stamp in contents(cache).items() if name.endswith(".json")}
-    assert 4 <= len(kept) < 60
-    seeds = list(range(20))
+    assert 4 <= len(kept) < RUNS
+    seeds = list(range(12))
     hosting = Hosting(cache, jobs=2)
     played = play(folder, tables, cache, SLOW, tasks=TASKS, trials=6, seeds=seeds, hosting=hosting)
     after = contents(cache)
-    assert len([name for name in after if name.endswith(".json")]) == 60
+    assert len([name for name in after if name.endswith(".json")]) == RUNS
     assert {name: after[name] for name in kept} == kept  # none of them was played again
     assert played.failures == ()
     first = [[1, 2, 3, 4, 5, 6], [0, 2, 3, 4, 5, 6], [0, 1, 3, 4, 5, 6]]
-    np.testing.assert_array_equal(played.actions, np.repeat(np.array(first)[:, None], 20, axis=1))
+    np.testing.assert_array_equal(played.actions, np.repeat(np.array(first)[:, None], 12, axis=1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -241,4 +242,4 @@ def test_a_stopped_comparison_keeps_what_is_finished(
     assert "finished runs are kept" in output
     assert "Traceback" not in output
     assert gone(workers)
-    assert 2 <= len(list(cache.glob("*.json"))) < 60
+    assert 2 <= len(list(cache.glob("*.json"))) < RUNS

@@ -22,6 +22,8 @@ from hyprl_jax.evaluation.play import play_methods
 from hyprl_jax.evaluation.programs import preparing_program
 from hyprl_jax.surfaces import Split, TaskTables
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 METHODS = ("ablr", "fsbo", "hyperbo", "fmlp")
 TRIALS, SIDE = 8, 8
 FEW = 5  # configurations that the last test task has

@@ -1,4 +1,4 @@
-"""Playing held-out tasks with a trained policy: what it may see, what it may not play, what is compiled."""
+"""Playing held-out tasks with a policy: what it may see, what it may not play, what is compiled."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_runs
-from tiny_runs import TRIALS, Compilations, tiny_config
+from exported_policies import untrained_run
+from tiny_runs import TRIALS, Compilations
 
-from hyprl_jax import training
 from hyprl_jax.errors import InputError
 from hyprl_jax.evaluation import Played
 from hyprl_jax.evaluation.play import play_methods
@@ -23,12 +23,10 @@ SPLIT = "kfold3"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on three collections, folds 0 and 1, seeds 0 and 1."""
+    """A run on three collections, folds 0 and 1, seeds 0 and 1, with random weights."""
     collections = tiny_runs.write_collections(tmp_path_factory.mktemp("collections"))
     path = tmp_path_factory.mktemp("runs") / "run"
-    with tiny_runs.shared_programs():
-        training.train(tiny_config(*collections.values(), checkpoint_seconds=1e6), path, silent=True)
-    return path
+    return untrained_run(path, *collections.values(), trials=TRIALS, folds=(0, 1))
 
 
 @pytest.fixture(scope="module")

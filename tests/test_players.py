@@ -100,11 +100,11 @@ def views(config: NetworkConfig, seed: int = 0) -> list[Seen]:
     ]
 
 
-@pytest.mark.parametrize("number", [1, 5, 11])
-def test_a_shortlist_holds_the_best_legal_candidates(number: int) -> None:
+@pytest.mark.parametrize(("number", "residual"), [(1, True), (5, True), (11, True), (5, False)])
+def test_a_shortlist_holds_the_best_legal_candidates(number: int, residual: bool) -> None:
     """By the acquisition function, best first; what is not legal fills it up."""
     scarce = 0
-    for seen in views(dataclasses.replace(NETWORK, shortlist=number)):
+    for seen in views(dataclasses.replace(NETWORK, shortlist=number, residual=residual)):
         assert seen.columns.shape == (number,) and len(set(seen.columns.tolist())) == number
         best = np.sort(seen.acquisition[seen.legal])[::-1][:number]
         assert seen.legal[seen.columns[: len(best)]].all()
@@ -116,11 +116,11 @@ def test_a_shortlist_holds_the_best_legal_candidates(number: int) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"shortlist": 0}, {"shortlist": CANDIDATES}, {"shortlist": 99}, {"residual": False}],
+    [{"shortlist": 0}, {"shortlist": CANDIDATES}, {"shortlist": 99}, {"shortlist": 0, "residual": False}],
     ids=str,
 )
 def test_every_candidate_is_judged_without_a_shortlist(changes: dict[str, Any]) -> None:
-    """Also by a network that corrects nothing: its favourite may be anywhere."""
+    """Also by a network that corrects nothing."""
     config = dataclasses.replace(NETWORK, **changes)
     view = partial_view(views(NETWORK)[0])
     assert players.shortlist(view, config).tolist() == list(range(CANDIDATES))

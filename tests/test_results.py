@@ -39,9 +39,9 @@ def test_what_is_kept_is_what_was_measured_to_six_digits(
 
 def test_folders_of_one_machine_are_not_kept(repository: Path, script: dict[str, Any]) -> None:
     command = "hyprl evaluate /home/ann/runs/mlp --fold all --collections ./a,/data/b --out=/x/evaluation"
-    assert script["_portable"]({"command": [command]}) == {
+    assert script["_tidy"]({"command": [command]}) == {
         "command": ["hyprl evaluate ./mlp --fold all --collections ./a,./b --out=./evaluation"]
     }
-    assert script["_portable"]("1/2 of a/b, 3") == "1/2 of a/b, 3"
+    assert script["_tidy"]("1/2 of a/b, 3") == "1/2 of a/b, 3"
     for path in (repository / "docs" / "results").glob("*.json"):
         assert '"hyprl evaluate /' not in path.read_text() and " /tmp/" not in path.read_text()

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import make_tables, tables_of
 from tiny_runs import grid_collection, tiny_config
 
-from hyprl_jax import bank as banks
-from hyprl_jax import fitting
 from hyprl_jax.cli.common import INPUT_MISTAKE, SUCCESS
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.errors import InputError
-from hyprl_jax.learner import candidate_width
-from hyprl_jax.networks import FlaxNetwork
 from hyprl_jax.policies import TrainedPolicy
-from hyprl_jax.rollout import CONTEXT_FEATURES
 from hyprl_jax.surfaces import TaskTables, load_tables, make_split, write_collection
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -35,6 +26,7 @@ import robustness
 import robustness_table
 import studies_common as common
 from robustness import CONDITIONS, disturbed
+from study_examples import kept_page, quick_compilation, untrained
 
 BY_NAME = {condition.name: condition for condition in CONDITIONS}
 WIDE = make_tables("wide", tasks=6, configs=4000, features=2, missing=0.1, seed=3)
@@ -158,29 +150,6 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_collection(grid_collection(), tmp_path_factory.mktemp("tables") / "grid"))
 
 
-def untrained(config: TrainConfig, tables: TaskTables) -> TrainedPolicy:
-    """A policy as it is before training, with the numbers of the configuration."""
-    bank = jax.tree.map(jnp.asarray, banks.pack([tables])[0])
-    network, width = FlaxNetwork(config.network), candidate_width(bank, config)
-    make = lambda key: network.init(key, bank.metafeatures.shape[1], len(CONTEXT_FEATURES), width)
-    shape = (len(config.folds), len(config.seeds))
-    keys = jax.random.split(jax.random.key(0), shape)
-    numbers = fitting.numbers_of(bank, config.surrogate)
-    spread = lambda leaf: jnp.broadcast_to(leaf, (*shape, *leaf.shape))
-    known = [make_split(tables, config.split, fold, config.validation_fraction) for fold in config.folds]
-    group = dict(zip(tables.tasks, tables.groups, strict=True))
-    return TrainedPolicy(
-        config=config,
-        params=jax.vmap(jax.vmap(make))(keys),
-        numbers=jax.tree.map(spread, numbers),
-        collections=(tables.collection,),
-        groups=tuple(frozenset(group[task] for task in (*split.train, *split.validation)) for split in known),
-        encoding_features=bank.encodings.shape[-1],
-        metafeatures=bank.metafeatures.shape[1],
-        metafeature_offsets={tables.collection: 0},
-    )
-
-
 @pytest.fixture(scope="module")
 def plan(grid: str, tmp_path_factory: pytest.TempPathFactory) -> robustness.Plan:
     config = tiny_config(grid, folds=(0, 1), seeds=(0, 1))
@@ -195,15 +164,6 @@ def plan(grid: str, tmp_path_factory: pytest.TempPathFactory) -> robustness.Plan
         sizes=(2, 3, 40),
         out=tmp_path_factory.mktemp("study"),
     )
-
-
-@contextlib.contextmanager
-def quick_compilation() -> Iterator[None]:
-    """Programs that take longer to compile than to run are compiled without most optimizations."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
@@ -288,12 +248,8 @@ def test_the_table_is_made_from_the_files_alone(
     folder.mkdir()
     for file in study.glob("*.json"):
         (folder / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
-    assert robustness.main(["--table", "--out", str(folder), "--keep", "tiny"]) == SUCCESS
-    page = (tmp_path / "robustness-tiny.md").read_text()
-    capsys.readouterr()
-    assert robustness.main(["--table", "--out", str(tmp_path / "robustness-tiny.json")]) == SUCCESS
-    assert page in capsys.readouterr().out
+    page = kept_page(robustness.main, "robustness", folder, tmp_path, monkeypatch, capsys)
+    assert page == (folder / "table.md").read_text()
     for title in ("Spread over seeds", "Disturbed", "Unlike", "Guard", "Number of known tasks", "Failed"):
         assert f"## {title}" in page
     mean = np.mean(read(study, "noise_0.1")["methods"]["policy"]["regret"]["mean"])

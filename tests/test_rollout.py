@@ -176,7 +176,8 @@ def test_blocks_keep_the_order_of_the_episodes(episodes: int) -> None:
 def test_numbers_of_a_collection_replace_those_of_the_configuration() -> None:
     """Of two collections, an episode uses the numbers and encodings of its own task's."""
     known, many = shared(), some_tasks()
-    numbers = Numbers(jnp.asarray([[0.3] * 3, [2.0] * 3]), *(jnp.asarray(pair) for pair in NUMBERS.values()))
+    scalars = *(jnp.asarray(pair) for pair in NUMBERS.values()), jnp.zeros(2)
+    numbers = Numbers(jnp.asarray([[0.3] * 3, [2.0] * 3]), *scalars)
     two = known._replace(
         encodings=jnp.concatenate([known.encodings, 1.0 - 2.0 * known.encodings]), numbers=numbers
     )

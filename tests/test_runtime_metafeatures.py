@@ -72,7 +72,7 @@ def test_numpy_and_jax_find_the_same_tasks_alike(data: st.DataObject) -> None:
 
 def test_what_is_assumed_by_default_is_what_is_assumed_in_training() -> None:
     ours, theirs = WARM._asdict(), SurrogateConfig()
-    assert ours == {name: getattr(theirs, name) for name in ours}
+    assert ours == {name: getattr(theirs, name) for name in ours} | {"denoise": 0.0}
     assert LEAST_FLOOR == knowledge.LEAST_FLOOR
 
 

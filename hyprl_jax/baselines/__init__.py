@@ -47,7 +47,7 @@ def _mean_list(view: View, key: jax.Array) -> jax.Array:
 
 def _portfolio(view: View, key: jax.Array) -> jax.Array:
     del key
-    ahead = jnp.maximum(view.known.surfaces - view.state.reached[:, None], 0.0)
+    ahead = jnp.maximum(view.known.examples - view.state.reached[:, None], 0.0)
     return view.known.weights @ ahead + 1e-6 * view.known.mean
 
 
@@ -63,7 +63,7 @@ def _start(view: View, key: jax.Array) -> jax.Array:
 
 def _simple(name: str, learned: SurrogateConfig) -> Baseline:
     """The baselines of this module."""
-    ours = ("similarity", "freedom", "mean_variance", "guard", "tune")
+    ours = ("similarity", "freedom", "mean_variance", "guard", "tune", "denoise")
     plain = dataclasses.replace(learned, **{name: getattr(PLAIN, name) for name in ours})
     table = {
         "random": Baseline(score_player(_random), _nothing, True, plain),

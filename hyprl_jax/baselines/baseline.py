@@ -10,7 +10,9 @@ from hyprl_jax.config import EnvConfig, SurrogateConfig
 from hyprl_jax.env import Task
 from hyprl_jax.rollout import Act, Background
 
-PLAIN = SurrogateConfig(similarity=False, freedom=0.0, mean_variance=0.0, guard=False, tune=True)
+PLAIN = SurrogateConfig(
+    similarity=False, freedom=0.0, mean_variance=0.0, guard=False, tune=True, denoise=False
+)
 """What published methods and static lists are told: every known task counts the same. `prior_ei` is tuned by
 playing the known tasks, which helps it, unlike the policies' own acquisition function."""
 

@@ -68,7 +68,7 @@ def describe(
 
 def assumed(each: Sequence[Beliefs]) -> Beliefs:
     """What to assume in a space that no collection has: geometric means over the collections, with one
-    lengthscale for all features."""
+    lengthscale for all features, and earlier tasks as they are."""
 
     def mean(of: Callable[[Beliefs], Any]) -> float:
         values = np.asarray([_geometric_mean(of(beliefs)) for beliefs in each])
@@ -82,7 +82,7 @@ def assumed(each: Sequence[Beliefs]) -> Beliefs:
         name: mean(lambda beliefs, name=name: getattr(beliefs, name))  # type: ignore[misc]
         for name in fitted
     }
-    return each[0]._replace(**means)
+    return each[0]._replace(**means, denoise=0.0)
 
 
 def _elsewhere(chosen: Selection) -> Beliefs:

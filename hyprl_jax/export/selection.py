@@ -225,6 +225,7 @@ def _numbers(
             additive=given.additive,
             guard_share=given.guard_share if given.guard else 0.0,
             guard_variance=given.guard_variance,
+            denoise=float(leaves["denoise"][0, row]),
         )
     return found
 

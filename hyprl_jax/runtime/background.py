@@ -67,7 +67,8 @@ class Background(NamedTuple):
         own = policy.metafeatures.get(collection) if collection else None
         if metafeatures is not None and width and own is not None:
             inputs = own.network_input(width, metafeatures)
-        return cls(beliefs, None if tasks is None else Surfaces(tasks, space), apart, inputs)
+        surfaces = None if tasks is None else Surfaces(tasks, space, calm=beliefs.denoise > 0)
+        return cls(beliefs, surfaces, apart, inputs)
 
     def posterior(self, space: Space, encodings: np.ndarray, values: np.ndarray) -> Posterior | ColdPosterior:
         """The belief about candidates with features `[N, F]` at which the earlier tasks have the values `[K,

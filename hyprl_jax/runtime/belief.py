@@ -7,7 +7,6 @@ again. K earlier tasks may be known by their surfaces over the N candidates; wit
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -17,7 +16,7 @@ import numpy as np
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.guard import CHANCE, MOST, TRUSTED
 from hyprl_jax.runtime.likeness import MIDDLE, task_weights
-from hyprl_jax.runtime.process import Process, Ranges
+from hyprl_jax.runtime.process import Process, Ranges, independent, widen
 
 SMALL = 1e-5
 _PRIOR_PAIRS = 10.0
@@ -51,12 +50,14 @@ class Beliefs(NamedTuple):
     guard_share: float = 0.0
     """0: no guard."""
     guard_variance: float = 0.1
+    denoise: float = 0.0
+    """1: earlier tasks' surfaces count without their noise."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> Beliefs:
         """Checked; InputError, beginning with `where`, if it is malformed. Exports of earlier versions do not
-        have the last two numbers, or the last seven: their defaults are what was done then."""
-        editions = [set(cls._fields[:count]) for count in (len(cls._fields), -2, -7)]
+        have the last number, the last three or the last eight: their defaults are what was done then."""
+        editions = [set(cls._fields[:count]) for count in (len(cls._fields), -1, -3, -8)]
         if not isinstance(data, Mapping) or set(data) not in editions:
             raise InputError(f"{where}: the numbers of the surrogate are not {', '.join(cls._fields)}")
         data = {**cls._field_defaults, **data}
@@ -72,7 +73,7 @@ class Beliefs(NamedTuple):
             not sound
             or not 0 < len(several) <= _MOST_FEATURES
             or not all(number > _LEAST for number in positive)
-            or max(data["similarity_floor"], data["additive"], data["guard_share"]) > 1
+            or max(data["similarity_floor"], data["additive"], data["guard_share"], data["denoise"]) > 1
         ):
             raise InputError(f"{where}: the surrogate has numbers that are not finite or not in their range")
         lengthscale = tuple(several) if isinstance(scales, list | tuple) else scales
@@ -125,11 +126,7 @@ class History:
 
     def copy(self) -> Self:
         """An independent copy (of what `update` changes)."""
-        twin = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, list | np.ndarray):
-                setattr(twin, name, value.copy())
-        return twin
+        return independent(self)
 
 
 class Posterior(History):
@@ -137,7 +134,8 @@ class Posterior(History):
 
     Args:
         encodings: `[N, F]` features of the candidates.
-        surfaces: `[K, N]` values of earlier tasks in units of their own range, 0 to 1.
+        surfaces: `[K, N]` values of earlier tasks in units of their own range, 0 to 1; or `[2, K, N]`, as the
+            process reads them and as retrieval does.
         lower, span: `[K]` worst objective and range of the earlier tasks (raw, higher is better).
         unlikeness: `[K]` how unlike the datasets of the earlier tasks are to this one, as
             `likeness.unlikeness` answers; None: all earlier tasks count the same.
@@ -163,7 +161,7 @@ class Posterior(History):
         self._discordant, self._reached = np.zeros(tasks), np.zeros(tasks)
         self._guarded = self.informed and beliefs.guard_share > 0
         count = encodings.shape[0]
-        self.surfaces = np.zeros((tasks, count))
+        self.surfaces, self.examples = np.zeros((tasks, count)), np.zeros((tasks, count))
         self._places: np.ndarray = np.zeros(encodings.shape)
         self._squares, self.spread = np.zeros(count), np.zeros(count)
         self._processes = [Process(count, beliefs.noise) for _ in range(1 + self._guarded)]
@@ -191,11 +189,12 @@ class Posterior(History):
         return bool(self._weights.any())
 
     def replace(self, columns: np.ndarray, encodings: np.ndarray, surfaces: np.ndarray) -> None:
-        """Puts other candidates `[M, F]`, with the earlier tasks' values `[K, M]`, in the place of `columns
-        [M]`, none of which may have been tested."""
+        """Puts other candidates `[M, F]`, with the earlier tasks' values `[K, M]` or `[2, K, M]`, in the
+        place of `columns [M]`, none of which may have been tested."""
         weights, beliefs = self._weights, self.beliefs
         places = encodings / np.asarray(beliefs.lengthscale)
-        self.surfaces[:, columns] = surfaces
+        surfaces, examples = surfaces if surfaces.ndim == 3 else (surfaces, surfaces)
+        self.surfaces[:, columns], self.examples[:, columns] = surfaces, examples
         self._places[columns] = places
         self._squares[columns] = np.einsum("nf,nf->n", places, places)
         mean = weights @ surfaces
@@ -215,9 +214,7 @@ class Posterior(History):
         before, more = self.size, encodings.shape[0]
         for process in self._processes:
             process.append(more)
-        for name in ("surfaces", "spread", "_squares"):
-            array = getattr(self, name)
-            setattr(self, name, np.concatenate([array, np.zeros((*array.shape[:-1], more))], axis=-1))
+        widen(self, ("surfaces", "examples", "spread", "_squares"), more)
         self._places = np.concatenate([self._places, np.zeros((more, self._places.shape[1]))])
         columns = np.arange(before, before + more)
         self.replace(columns, encodings, surfaces)
@@ -232,10 +229,10 @@ class Posterior(History):
             process.condition(column, row[0], relative)
         if self.trial:
             ours = objective - np.asarray(self.objectives)
-            theirs = self.surfaces[:, column][:, None] - self.surfaces[:, self.columns]
+            theirs = self.examples[:, column][:, None] - self.examples[:, self.columns]
             half = (ours == 0) != (theirs == 0)
             self._discordant += np.where(ours * theirs < 0, 1.0, np.where(half, 0.5, 0.0)).sum(1)
-        self._reached = np.maximum(self._reached, self.surfaces[:, column])
+        self._reached = np.maximum(self._reached, self.examples[:, column])
         self.objectives.append(objective)
         self.columns.append(column)
 
@@ -252,11 +249,11 @@ class Posterior(History):
         reached = concentration = np.zeros(2)
         if self.informed:
             retrieval = self._retrieval_weights()
-            gains = retrieval @ np.maximum(self.surfaces - self._reached[:, None], 0.0)
+            gains = retrieval @ np.maximum(self.examples - self._reached[:, None], 0.0)
             if self._guarded:
                 misled = retrieval @ self._discordance()
                 gains *= np.clip((CHANCE - misled) / (CHANCE - TRUSTED), 0.0, 1.0)[:, None]
-            retrieved, reached = retrieval @ self.surfaces, retrieval @ self._reached
+            retrieved, reached = retrieval @ self.examples, retrieval @ self._reached
             concentration = (retrieval**2).sum(1)
         acquisition = np.where(legal, improvement + beliefs.gain_weight * (gains[0] + gains[1]), 0.0)
         return Belief(

@@ -151,7 +151,7 @@ class Episode:
     def _shortlist(self, belief: Belief) -> np.ndarray:
         architecture, total = self._policy.network.architecture, self.posterior.size
         length = architecture.shortlist
-        if not architecture.residual or not 0 < length < total:
+        if not 0 < length < total:
             return np.arange(total)
         ranked = np.where(self.legal, belief.acquisition, -1.0)
         least = np.partition(ranked, total - length)[total - length]

@@ -23,7 +23,8 @@ class Pool:
     """Candidates of `space`: the `listed` ones, all of a small discrete space, or `size` drawn ones.
 
     `begin(encodings, surfaces)` makes the episode for candidates with features `[N, F]` at which the earlier
-    tasks have the values `[K, N]`. Raises InputError if the space forbids everything that was drawn.
+    tasks have the values `[K, N]` (or `[2, K, N]`, see `Surfaces.at`). Raises InputError if the space forbids
+    everything that was drawn.
     """
 
     def __init__(

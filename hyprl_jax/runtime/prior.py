@@ -18,6 +18,7 @@ from hyprl_jax.encoding import allowed, illegal
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.files import check_size
 from hyprl_jax.runtime.metafeatures import LARGEST as LARGEST_METAFEATURE
+from hyprl_jax.runtime.smoothing import smoothed
 from hyprl_jax.runtime.space import Space
 
 _NEIGHBOURS = 8
@@ -40,9 +41,10 @@ class EarlierTasks(NamedTuple):
 
 
 class Surfaces:
-    """The earlier tasks in units of their own range, at whatever candidates are asked for."""
+    """The earlier tasks in units of their own range, at whatever candidates are asked for; `calm`: without
+    their noise."""
 
-    def __init__(self, tasks: EarlierTasks, space: Space) -> None:
+    def __init__(self, tasks: EarlierTasks, space: Space, calm: bool = False) -> None:
         self._encodings = space.features(tasks.codes).astype(np.float64)
         known = np.isfinite(tasks.objective)
         self._known = known
@@ -54,22 +56,35 @@ class Surfaces:
         ) / self.span[:, None]
         # All tasks share their neighbours where none misses an evaluation.
         self._rows = [np.arange(len(known))] if known.all() else [np.asarray([k]) for k in range(len(known))]
+        self._smooth: np.ndarray | None = None
+        if calm:
+            self._smooth = smoothed(self.at(self._encodings), self._encodings)
 
     def at(self, encodings: np.ndarray) -> np.ndarray:
-        """`[K, M]` values at candidates with features `[M, F]`."""
+        """Values at candidates with features `[M, F]`, `[K, M]`; if calm `[2, K, M]`: without half of the
+        noise, as the process reads them, and without all of it, as retrieval does."""
         x = encodings.astype(np.float64)
         squares = (x**2).sum(1)[:, None] + (self._encodings**2).sum(1) - 2.0 * x @ self._encodings.T
         found = np.empty((len(self._unit), len(x)))
         for rows in self._rows:
             have = np.flatnonzero(self._known[rows[0]])
-            distance = np.maximum(squares[:, have], 0.0)
-            number = min(_NEIGHBOURS, len(have))
-            nearest = np.argpartition(distance, number - 1, axis=1)[:, :number]
-            apart = np.take_along_axis(distance, nearest, axis=1)
-            weight = np.where(apart.min(1, keepdims=True) < _SAME, apart < _SAME, 1.0 / (1e-3 + apart))
-            weight = weight / weight.sum(1, keepdims=True)
-            found[rows] = np.einsum("mj,kmj->km", weight, self._unit[rows][:, have[nearest]])
-        return found
+            found[rows] = _nearby(self._unit[rows][:, have], squares[:, have])
+        if self._smooth is None:
+            return found
+        calm = _nearby(self._smooth, squares)
+        return np.stack([0.5 * (found + calm), calm])
+
+
+def _nearby(values: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """`[K, M]` means of `values [K, n]` over the nearest of n places, `squares [M, n]` apart squared."""
+    distance = np.maximum(squares, 0.0)
+    number = min(_NEIGHBOURS, distance.shape[1])
+    nearest = np.argpartition(distance, number - 1, axis=1)[:, :number]
+    apart = np.take_along_axis(distance, nearest, axis=1)
+    weight = np.where(apart.min(1, keepdims=True) < _SAME, apart < _SAME, 1.0 / (1e-3 + apart))
+    weight = weight / weight.sum(1, keepdims=True)
+    found: np.ndarray = np.einsum("mj,kmj->km", weight, values[:, nearest])
+    return found
 
 
 def gather(

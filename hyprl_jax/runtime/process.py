@@ -5,17 +5,37 @@ The formulas are told there. Here arrays grow with the trials, and candidates ma
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 
 from hyprl_jax.runtime.guard import FAR_SHARE, FARTHER
 
-_SCALES = 15
+SCALES = 15
+"""Grid points for the scale of the objective."""
 _LEAST_FREEDOM = 1e-6  # of those above 0
 _ROWS = 16  # trials that room is made for at a time
+
+_T = TypeVar("_T")
+
+
+def independent(thing: _T) -> _T:
+    """A copy with lists and arrays of its own."""
+    twin = copy.copy(thing)
+    for name, value in vars(thing).items():
+        if isinstance(value, list | np.ndarray):
+            setattr(twin, name, value.copy())
+    return twin
+
+
+def widen(thing: object, names: Sequence[str], more: int) -> None:
+    """Makes room for `more` candidates on the last axis of the arrays called `names`."""
+    for name in names:
+        array = getattr(thing, name)
+        setattr(thing, name, np.concatenate([array, np.zeros((*array.shape[:-1], more))], axis=-1))
 
 
 class Ranges(NamedTuple):
@@ -62,16 +82,11 @@ class Process:
 
     def copy(self) -> Self:
         """An independent copy."""
-        twin = type(self)(0, self._noise)
-        for name, value in vars(self).items():
-            setattr(twin, name, value.copy() if isinstance(value, list | np.ndarray) else value)
-        return twin
+        return independent(self)
 
     def append(self, more: int) -> None:
         """Makes room for `more` candidates, to be placed."""
-        for name in ("mean", "variance", "_rows", "_projections"):
-            array = getattr(self, name)
-            setattr(self, name, np.concatenate([array, np.zeros((*array.shape[:-1], more))], axis=-1))
+        widen(self, ("mean", "variance", "_rows", "_projections"), more)
 
     def place(
         self, columns: np.ndarray, mean: np.ndarray, variance: np.ndarray, covariance: np.ndarray | None,
@@ -118,7 +133,7 @@ class Process:
         """Scale and shift by evidence; see `process.infer`."""
         farther = np.asarray([1.0, FARTHER**2] if anywhere else [1.0])[:, None]
         likely = np.log(np.asarray([1.0 - FAR_SHARE, FAR_SHARE] if anywhere else [1.0]))[:, None]
-        offsets = np.linspace(-2.5, 2.5, _SCALES)
+        offsets = np.linspace(-2.5, 2.5, SCALES)
         grid = np.exp(prior.log_scale + prior.width * offsets)
         before = 1.0 / (farther * grid**2 * prior.lower_variance)
         guess = -grid * (prior.lower - reference)
