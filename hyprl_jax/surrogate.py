@@ -38,6 +38,7 @@ from hyprl_jax.config import SurrogateConfig
 from hyprl_jax.knowledge import Knowledge
 from hyprl_jax.process import Process
 from hyprl_jax.runtime.guard import CHANCE, MOST, TRUSTED
+from hyprl_jax.runtime.improvement import REACH, TAIL
 from hyprl_jax.runtime.likeness import MIDDLE
 
 CANDIDATE_FEATURES = (
@@ -157,16 +158,19 @@ def update(
         facts = jnp.append(relative, mean)
         return process.condition(one, row, action, facts, config.noise, state.trial)
 
-    ours = objective - state.objectives
-    theirs = known.examples[:, action][:, None] - known.examples[:, state.actions]
-    disagree = jnp.where(ours * theirs < 0, 1.0, jnp.where((ours == 0) != (theirs == 0), 0.5, 0.0))
+    tested = known.examples[:, action]
+    ours, theirs = (
+        jnp.sign(objective - state.objectives),
+        jnp.sign(tested - known.examples[:, state.actions].T),
+    )
+    disagree = 0.5 * jnp.abs(ours[:, None] - theirs)  # 1 for another order, a half for a tie on one side
     earlier = jnp.arange(state.objectives.shape[0]) < state.trial
     return SurrogateState(
         processes=jax.vmap(condition)(state.processes, rows, means),
         objectives=state.objectives.at[state.trial].set(objective),
         actions=state.actions.at[state.trial].set(action),
-        discordant=state.discordant + jnp.sum(jnp.where(earlier, disagree, 0.0), axis=1),
-        reached=jnp.maximum(state.reached, known.examples[:, action]),
+        discordant=state.discordant + jnp.sum(jnp.where(earlier[:, None], disagree, 0.0), axis=0),
+        reached=jnp.maximum(state.reached, tested),
         incumbent=jnp.maximum(state.incumbent, objective),
         trial=state.trial + 1,
     )
@@ -302,10 +306,11 @@ def discordance(state: SurrogateState) -> jax.Array:
 
 def expected_improvement(mean: jax.Array, deviation: jax.Array, incumbent: jax.Array) -> jax.Array:
     """`E max(z - incumbent, 0)` for `z ~ N(mean, deviation^2)` (Jones, Schonlau and Welch 1998, eq. 15); any
-    shape."""
+    shape. See `hyprl_jax.runtime.improvement` for how it is computed."""
     ratio = (mean - incumbent) / deviation
-    density = jnp.exp(-0.5 * ratio**2) * 0.3989422804014327
-    return deviation * (ratio * jax.scipy.special.ndtr(ratio) + density)
+    t = 1.0 / (1.0 + REACH * jnp.abs(ratio))
+    tail = jnp.polyval(jnp.asarray(TAIL, jnp.float32), t, unroll=len(TAIL))
+    return deviation * (jnp.maximum(ratio, 0.0) + jnp.exp(-0.5 * ratio * ratio) * t * t * tail)
 
 
 class Acquired(NamedTuple):

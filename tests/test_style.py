@@ -22,7 +22,7 @@ LAYERS = (
     ("presets",),
     ("spaces",),
     ("surfaces",),
-    ("bank", "returns", "explore", "networks", "ordering"),
+    ("bank", "returns", "explore", "networks", "ordering", "pieces"),
     ("knowledge",),
     ("process",),
     ("augment", "env", "surrogate", "replay"),

@@ -38,7 +38,7 @@ from hyprl_jax.learner import LearnerState
 from hyprl_jax.networks import FlaxNetwork
 from hyprl_jax.rollout import Record
 
-_KNOWN = Knowledge(None, None, None, None, None, 0, 0, 0, 0)  # type: ignore[arg-type]
+_KNOWN = Knowledge(None, None, None, None, None, None, 0, 0, 0, 0)  # type: ignore[arg-type]
 _EPISODE = Episode(0, _KNOWN, 0, 0, 0, 0)  # type: ignore[arg-type]
 _REPEATS = 16
 _LEAST_SHARE = 0.1  # of a call that is the part's own: less cannot be told from the call

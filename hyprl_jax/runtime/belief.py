@@ -15,6 +15,7 @@ import numpy as np
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.runtime.guard import CHANCE, MOST, TRUSTED
+from hyprl_jax.runtime.improvement import expected_improvement
 from hyprl_jax.runtime.likeness import MIDDLE, task_weights
 from hyprl_jax.runtime.process import Process, Ranges, independent, widen
 
@@ -22,11 +23,6 @@ SMALL = 1e-5
 _PRIOR_PAIRS = 10.0
 _MOST_FEATURES = 100_000
 _LEAST = 1e-12  # of what is divided by
-
-_ERFC = (
-    0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196,
-    1.00002368, -1.26551223,
-)  # fmt: skip
 
 
 class Beliefs(NamedTuple):
@@ -332,29 +328,6 @@ class Posterior(History):
     def _discordance(self) -> np.ndarray:
         """`[K]`; see `surrogate.discordance`."""
         return self._discordant / (self.trial * (self.trial - 1.0) / 2.0 + _PRIOR_PAIRS)
-
-
-def expected_improvement(
-    mean: np.ndarray, deviation: np.ndarray, incumbent: float | np.ndarray
-) -> np.ndarray:
-    """`E max(z - incumbent, 0)` for `z ~ N(mean, deviation^2)` (Jones, Schonlau and Welch 1998, eq. 15)."""
-    ratio = (mean - incumbent) / deviation
-    density = np.exp(-0.5 * ratio**2) * 0.3989422804014327
-    return deviation * (ratio * normal_below(ratio) + density)
-
-
-def normal_below(x: np.ndarray) -> np.ndarray:
-    """The standard normal distribution function, any shape, to a relative error of 1.2e-7 also where it is
-    small (Press et al. 1992, Numerical Recipes, 6.2, `erfcc`)."""
-    z = np.abs(x) * math.sqrt(0.5)
-    t = 1.0 / (1.0 + 0.5 * z)
-    exponent = np.full_like(t, _ERFC[0])
-    for coefficient in _ERFC[1:]:
-        exponent *= t
-        exponent += coefficient
-    exponent -= z * z
-    half = 0.5 * t * np.exp(exponent)
-    return np.where(x < 0, half, 1.0 - half)
 
 
 def candidate_features(

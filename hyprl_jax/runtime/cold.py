@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from hyprl_jax.runtime.belief import Belief, Beliefs, History, candidate_features, expected_improvement
+from hyprl_jax.runtime.belief import Belief, Beliefs, History, candidate_features
+from hyprl_jax.runtime.improvement import expected_improvement
 from hyprl_jax.runtime.lengthscales import FREQUENCIES, PROCESSES, factors, importances
 
 _OFFSET = 0.3
