@@ -10,8 +10,7 @@ Each part is its own program, called from Python: the time of a call that does n
 are returned, so that nothing is optimised away, and what a step overwrites it overwrites here. Environment
 step and update, which change all that they read, are repeated within their program, with another candidate
 each time; the others would be computed once and for all, so each of their calls does them once. What the
-parts
-do not explain of a whole update is the rest: drawing tasks, choosing, knowing the task before the first
+parts do not explain of a whole update is the rest: drawing tasks, choosing, knowing the task before the first
 trial, records, and the difference between parts apart and fused.
 """
 
@@ -38,7 +37,7 @@ from hyprl_jax.learner import LearnerState
 from hyprl_jax.networks import FlaxNetwork
 from hyprl_jax.rollout import Record
 
-_KNOWN = Knowledge(None, None, None, None, None, 0, 0, 0, 0)  # type: ignore[arg-type]
+_KNOWN = Knowledge(None, None, None, None, None, None, 0, 0, 0, 0)  # type: ignore[arg-type]
 _EPISODE = Episode(0, _KNOWN, 0, 0, 0, 0)  # type: ignore[arg-type]
 _REPEATS = 16
 _LEAST_SHARE = 0.1  # of a call that is the part's own: less cannot be told from the call
