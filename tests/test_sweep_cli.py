@@ -132,7 +132,7 @@ def test_a_killed_sweep_goes_on_to_bitwise_the_same_weights(
     collection: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid = {"learner.gamma": [0.9, 0.5], "network.hidden": [4, 5]}
-    file = write(tmp_path, collection, folds=[0], learner={"updates": 400}, grid=grid)
+    file = write(tmp_path, collection, folds=[0], learner={"updates": 60}, grid=grid)
     out, whole = tmp_path / "out", tmp_path / "whole"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     words = [sys.executable, "-m", "hyprl_jax", "sweep", str(file), "--out", str(out)]

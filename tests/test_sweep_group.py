@@ -21,11 +21,11 @@ from hyprl_jax import training
 from hyprl_jax.checkpoints import CheckpointStore
 from hyprl_jax.config import TrainConfig, sweepable_fields, with_values
 from hyprl_jax.errors import InputError
+from hyprl_jax.jobs.engine import Stopped
 from hyprl_jax.policies import load_policy
 from hyprl_jax.program import Program
 from hyprl_jax.runs import RunFolder
 from hyprl_jax.sweeps import group as groups
-from hyprl_jax.sweeps.engine import Stopped
 from hyprl_jax.sweeps.group import GroupProgram
 from hyprl_jax.sweeps.jobs import train_group, training_job
 from hyprl_jax.sweeps.plan import Plan, parse_plan

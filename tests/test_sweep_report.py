@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hyprl_jax.config import from_dict
-from hyprl_jax.sweeps.display import Board
-from hyprl_jax.sweeps.engine import Event, Job
+from hyprl_jax.jobs.display import Board
+from hyprl_jax.jobs.engine import Event, Job
 from hyprl_jax.sweeps.plan import Plan, parse_plan
 from hyprl_jax.sweeps.plots import is_logarithmic
 from hyprl_jax.sweeps.report import (

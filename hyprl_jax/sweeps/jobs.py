@@ -17,7 +17,7 @@ import numpy as np
 
 from hyprl_jax.config import TrainConfig, from_dict, to_dict
 from hyprl_jax.errors import InputError
-from hyprl_jax.sweeps.engine import Job, Stopped, locked
+from hyprl_jax.jobs.engine import Job, Stopped, locked
 from hyprl_jax.sweeps.plan import Evaluate, Group, value_of
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyprl_jax.config import TrainConfig, to_dict
-from hyprl_jax.sweeps.engine import write_json
+from hyprl_jax.jobs.engine import write_json
 from hyprl_jax.sweeps.plan import Plan, Setting, value_of
 
 __all__ = ["Estimate", "Marginal", "Result", "estimate", "marginals", "results_of", "write_report"]
