@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyprl_jax.__main__ import main
 from hyprl_jax.errors import InputError
 from hyprl_jax.jobs.engine import read_record, write_json
 from hyprl_jax.surfaces import read_collection, validate_path
@@ -219,6 +220,36 @@ def test_a_killed_worker_is_recorded_and_the_others_go_on(tmp_path: Path, whole:
     build("svm", out, 2, 2, TASKS, 120, lambda *call: calls.append(call), retry=True)
     assert calls[0][0] == 9 - len(caught.value.failed)  # every other piece is counted, once
     assert_same_tables(out, whole)
+
+
+@pytest.mark.slow
+def test_a_build_on_a_ray_cluster_gives_the_same_tables(tmp_path: Path, whole: Path) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "mine"
+    words = ["surfaces", "build", "svm", "--out", str(out), "--seed", "2", "--tasks", ",".join(TASKS)]
+    words += ["--configs", "120", "--ray", "local", "--json"]
+    done = subprocess.run([sys.executable, "-m", "hyprl_jax", *words], capture_output=True, timeout=500)
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["path"] == str(out)
+    assert_same_tables(out, whole)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_command_line_says_which_pieces_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(RECIPES["svm"], 0, TASKS[:1], 8)
+    with open_work_folder(tmp_path / "mine.work", plan.as_json()) as work:
+        work.pieces.mkdir()
+        record = {"name": plan.pieces[0].name, "status": "failed", "seconds": 1.0, "reason": "no memory"}
+        write_json(work.pieces / f"{plan.pieces[0].name}.json", record)
+    words = ["surfaces", "build", "svm", "--out", str(tmp_path / "mine"), "--tasks", TASKS[0]]
+    words += ["--configs", "8"]
+    assert main([*words, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["failed"] == {"moons-full.000": "no memory"} and "--retry" in told["error"]
+    assert main([*words, "--retry"]) == 0
+    assert validate_path(tmp_path / "mine") == []
 
 
 def test_ctrl_c_keeps_the_finished_pieces(tmp_path: Path) -> None:

@@ -364,7 +364,7 @@ def test_a_signal_lets_jobs_on_ray_leave_a_checkpoint(tmp_path: Path) -> None:
     ]  # fmt: skip
     process = start_on_ray(tmp_path, *jobs)
     wait_for(lambda: "second" in begun(log) and (tmp_path / "jobs" / "first.json").exists(), process, 300)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the processes of Ray too
     ((tally,), events) = end_on_ray(process)
     assert tally[0] == ["first"] and tally[1] == {} and len(tally[2]) == 41
     assert kept.read_text() == "checkpoint"

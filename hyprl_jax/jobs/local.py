@@ -21,7 +21,7 @@ from typing import Any
 
 from hyprl_jax.jobs.engine import DONE, FAILED, PROGRESS, STARTED, STOPPED, Event, Job, one_line
 
-__all__ = ["LocalRunner", "Worker"]
+__all__ = ["LocalRunner", "Worker", "sharing_memory"]
 
 _POLL = 0.2  # seconds between two looks at whether to stop
 _CHUNK = 1 << 16
@@ -39,8 +39,8 @@ class LocalRunner:
     ) -> None:
         self.workers, self.fresh = workers, fresh
         self._environment = dict(environment or {})
-        if workers > 1:  # the first process must not take all memory of an accelerator
-            self._environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        if workers > 1:
+            self._environment |= sharing_memory()
 
     def run(self, jobs: Sequence[Job], logs: Path, stop: Callable[[], bool]) -> Iterator[Event]:
         """See `engine.Runner`."""
@@ -182,6 +182,13 @@ class Worker:
                 env={**self.environment, "PYTHONPATH": paths},
                 start_new_session=True,
             )
+
+
+def sharing_memory() -> dict[str, str]:
+    """Variables with which the first of several processes does not take all memory of an accelerator; what
+    the user has set stands."""
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    return {name: os.environ.get(name, "false")}
 
 
 def _ending(code: int) -> str:

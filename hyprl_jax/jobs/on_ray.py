@@ -19,7 +19,7 @@ from typing import Any
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.jobs.engine import FAILED, PROGRESS, STARTED, STOPPED, Event, Job, one_line
-from hyprl_jax.jobs.local import Worker
+from hyprl_jax.jobs.local import Worker, sharing_memory
 
 __all__ = ["RayRunner", "do_job"]
 
@@ -45,7 +45,7 @@ class RayRunner:
     ) -> None:
         self._ray = import_ray()
         self._cpus, self._gpus, self._fresh = cpus, gpus, fresh
-        self._environment = dict(environment or {})
+        self._environment = dict(environment or {}) | (sharing_memory() if 0 < gpus < 1 else {})
         self._own = not self._ray.is_initialized()
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "address": address}
         if address == "local":
@@ -74,8 +74,9 @@ class RayRunner:
                 if stop() and not stop_file.exists():
                     stop_file.touch()
                 ready, _ = self._ray.wait(list(pending), num_returns=1, timeout=_POLL)
-                for job in pending.values():
-                    yield from _progress(job.name, logs, told)
+                names = {job.name for job in pending.values()}
+                for name in sorted(names & {file.stem for file in logs.glob("*.progress")}):
+                    yield from _progress(name, logs, told)
                 for reference in ready:
                     job = pending.pop(reference)
                     event = self._ended(reference, job, stop_file.exists())
