@@ -180,12 +180,21 @@ def process_of(log: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_to_bitwise_the_same_weights(
-    collection: str, whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_goes_on_to_bitwise_the_same_weights(
+    collection: str,
+    whole: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
 ) -> None:
     file, out = long_sweep(tmp_path, collection), tmp_path / "out"
     process = start(file, out)
-    process.kill()
+    process.send_signal(number)
+    if number == signal.SIGINT:
+        assert process.wait(timeout=400) == 130
+        assert "stopped; the same command goes on" in out.with_suffix(".log").read_text()
+        assert "Not finished yet: group-0, group-1" in (out / "table.md").read_text()
     process.wait()
     assert not list((out / "settings").iterdir())
     assert answer(capsys, file, "--out", out)["finished"] == 4

@@ -153,6 +153,13 @@ def test_files_hold_the_best_setting_what_failed_and_what_is_left(plan: Plan, tm
     assert {entry.name for entry in tmp_path.iterdir()} == {"best.json", "table.md", "results.csv", "plots"}
 
 
+def test_a_table_of_settings_that_all_kept_their_start_says_so(plan: Plan) -> None:
+    records = records_of(plan)
+    assert "no setting learned" not in table_text(plan, results_of(plan, records), {}, ()).lower()
+    start = {name: {**record, "best_updates": [[0] * 3] * 2} for name, record in records.items()}
+    assert "No setting learned anything better" in table_text(plan, results_of(plan, start), {}, ())
+
+
 def test_nothing_trained_is_a_report_too(plan: Plan, tmp_path: Path) -> None:
     assert write_report(plan, {}, tmp_path, {"group-0": "gone"}) == []
     assert "0 of 6 settings" in (tmp_path / "table.md").read_text()

@@ -113,6 +113,8 @@ def _outcome(plan: Plan, swept: Swept, options: SweepOptions) -> Outcome:
 
 
 def _text(plan: Plan, swept: Swept, out: Path) -> list[Any]:
+    from hyprl_jax.sweeps.report import NOTHING_LEARNED, nothing_learned
+
     lines: list[Any] = []
     if swept.results:
         lines += [_table(plan, swept)]
@@ -122,6 +124,8 @@ def _text(plan: Plan, swept: Swept, out: Path) -> list[Any]:
         lines.append(
             f"best by validation tasks: {best}; train it anew with: hyprl train --config {out / 'best.json'}"
         )
+        if nothing_learned(swept.results):
+            lines.append(NOTHING_LEARNED)
         lines.append(f"table, plots and runs are in {out}")
     lines += [f"{name} failed: {reason}" for name, reason in swept.failed.items()]
     if swept.failed:
