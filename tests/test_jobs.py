@@ -312,6 +312,7 @@ def start_on_ray(
     columns = [list(column) for column in zip(*((j.name, j.call, j.arguments) for j in jobs), strict=True)]
     given = json.dumps([*columns, str(folder / "jobs"), fresh, retries])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment["RAY_worker_niceness"] = "0"  # as other processes, which may keep the machine busy
     return subprocess.Popen(
         [sys.executable, "-c", _ON_RAY, given], env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True,

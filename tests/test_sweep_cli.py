@@ -154,6 +154,7 @@ def whole(collection: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def start(file: Path, out: Path, *words: str) -> subprocess.Popen:
     """The sweep in a process of its own, once the first group has left two checkpoints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment["RAY_worker_niceness"] = "0"  # as other processes, which may keep the machine busy
     command = [sys.executable, "-m", "hyprl_jax", "sweep", str(file), "--out", str(out), *words]
     log = out.with_suffix(".log")
     with open(log, "wb") as stream:
