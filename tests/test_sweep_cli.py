@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ from hyprl_jax.runs import RunFolder
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_grid(tmp_path_factory.mktemp("collections"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly() -> Iterator[None]:
+    """Compiling is what takes time in the processes that train, with slow tests as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
 
 
 def write(folder: Path, collection: str, **values: Any) -> Path:
@@ -241,8 +250,9 @@ def test_a_ray_worker_that_is_cut_off_goes_on_elsewhere_to_the_same_weights(
 
 @pytest.mark.slow
 def test_the_runs_of_a_sweep_are_resumed_evaluated_exported_and_trained_anew(
-    collection: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    collection: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")  # this process trains as well
     file = write(tmp_path, collection, folds=[0], grid={"learner.gamma": [0.9, 0.5]})
     found = answer(capsys, file, "--out", tmp_path / "out")
     run = found["results"][0]["run"]
