@@ -10,8 +10,8 @@ import pytest
 from hyprl_jax.surfaces import load_tables, read_collection, validate_path
 from hyprl_jax.surfaces.build import RECIPES
 from hyprl_jax.surfaces.build.engine import make_plan
+from hyprl_jax.surfaces.build.pieces import train_piece
 from hyprl_jax.surfaces.build.tasks import TASKS, load_task
-from hyprl_jax.surfaces.build.workers import train_piece
 
 MOST_BYTES = 12_000_000
 names = pytest.mark.parametrize("name", sorted(RECIPES))

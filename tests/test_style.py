@@ -19,7 +19,7 @@ LAYERS = (
     ("encoding",),
     ("runtime",),
     ("config", "config_checks", "devices", "progress", "interrupts", "versions", "leaves", "sealing"),
-    ("presets",),
+    ("presets", "jobs"),
     ("spaces",),
     ("surfaces",),
     ("bank", "returns", "explore", "networks", "ordering", "pieces"),

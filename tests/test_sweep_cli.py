@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,14 @@ from hyprl_jax.runs import RunFolder
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_grid(tmp_path_factory.mktemp("collections"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly() -> Iterator[None]:
+    """Compiling is what takes time in the processes that train, with slow tests as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
 
 
 def write(folder: Path, collection: str, **values: Any) -> Path:
@@ -127,41 +137,122 @@ def test_help_shows_a_file(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in shown
 
 
-@pytest.mark.slow
-def test_a_killed_sweep_goes_on_to_bitwise_the_same_weights(
-    collection: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def long_sweep(folder: Path, collection: str) -> Path:
+    """Two groups of two settings that take long enough to be killed in the middle."""
     grid = {"learner.gamma": [0.9, 0.5], "network.hidden": [4, 5]}
-    file = write(tmp_path, collection, folds=[0], learner={"updates": 400}, grid=grid)
-    out, whole = tmp_path / "out", tmp_path / "whole"
+    return write(folder, collection, folds=[0], learner={"updates": 60}, grid=grid)
+
+
+def weights(out: Path) -> dict[str, Any]:
+    """Hashes of weights and regrets of all settings that are recorded."""
+    found: dict[str, Any] = {}
+    for file in sorted(out.glob("jobs/group-*.json")):
+        for name, record in json.loads(file.read_text()).get("result", {}).get("settings", {}).items():
+            found[name] = record["weights_sha256"], record["best_validation"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(collection: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The weights of a sweep that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(["sweep", str(long_sweep(folder, collection)), "--out", str(folder / "out")]) == 0
+    return weights(folder / "out")
+
+
+def start(file: Path, out: Path, *words: str) -> subprocess.Popen:
+    """The sweep in a process of its own, once the first group has left two checkpoints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    words = [sys.executable, "-m", "hyprl_jax", "sweep", str(file), "--out", str(out)]
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(words, env=environment, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 400
-        while len(list(out.glob("jobs/group-0/checkpoints/*_step_*"))) < 2:
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
+    environment["RAY_worker_niceness"] = "0"  # as other processes, which may keep the machine busy
+    command = [sys.executable, "-m", "hyprl_jax", "sweep", str(file), "--out", str(out), *words]
+    log = out.with_suffix(".log")
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(
+            command, env=environment, stdout=stream, stderr=stream, start_new_session=True
+        )
+    deadline = time.monotonic() + 400
+    while len(list(out.glob("jobs/group-0/checkpoints/*_step_*"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+    return process
+
+
+def process_of(log: Path) -> int:
+    """The process whose prints go to this file."""
+    for error in Path("/proc").glob("[0-9]*/fd/2"):
+        try:
+            found = error.readlink()
+        except OSError:
+            continue
+        if found == log.absolute():
+            return int(error.parts[2])
+    raise AssertionError(f"nobody writes to {log}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_goes_on_to_bitwise_the_same_weights(
+    collection: str,
+    whole: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    file, out = long_sweep(tmp_path, collection), tmp_path / "out"
+    process = start(file, out)
+    process.send_signal(number)
+    if number == signal.SIGINT:
+        assert process.wait(timeout=400) == 130
+        assert "stopped; the same command goes on" in out.with_suffix(".log").read_text()
+        assert "Not finished yet: group-0, group-1" in (out / "table.md").read_text()
+    process.wait()
     assert not list((out / "settings").iterdir())
-    found = answer(capsys, file, "--out", out)
-    assert found["finished"] == 4
-    log_text = (out / "jobs" / "group-0.log").read_text()
-    assert "Traceback" not in log_text
-    answer(capsys, file, "--out", whole)
-    for name in ("group-0", "group-1"):
-        one, other = (json.loads((folder / "jobs" / f"{name}.json").read_text()) for folder in (out, whole))
-        for setting, record in one["result"]["settings"].items():
-            expected = other["result"]["settings"][setting]
-            assert record["weights_sha256"] == expected["weights_sha256"]
-            assert record["best_validation"] == expected["best_validation"]
+    assert answer(capsys, file, "--out", out)["finished"] == 4
+    log = out / "jobs" / "group-0.log"
+    assert not log.exists() or "Traceback" not in log.read_text()
+    assert weights(out) == whole
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_recorded_the_rest_goes_on_and_a_retry_ends_the_same(
+    collection: str, whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = long_sweep(tmp_path, collection), tmp_path / "out"
+    process = start(file, out)
+    os.kill(process_of(out / "jobs" / "group-0.log"), signal.SIGKILL)
+    assert process.wait(timeout=400) == 1, out.with_suffix(".log").read_text()
+    table = (out / "table.md").read_text()
+    assert "2 of 4 settings" in table and "- `group-0`: the process was killed by SIGKILL" in table
+    assert len(weights(out)) == 2 and len(list((out / "settings").iterdir())) == 2
+    other = (out / "jobs" / "group-1.json").stat().st_mtime_ns
+    told = answer(capsys, file, "--out", out, "--retry")
+    assert (told["finished"], told["failed"]) == (4, {})
+    assert weights(out) == whole
+    assert (out / "jobs" / "group-1.json").stat().st_mtime_ns == other, "it was not trained twice"
+    assert len(pd.read_csv(out / "results.csv")) == 4
+
+
+@pytest.mark.slow
+def test_a_ray_worker_that_is_cut_off_goes_on_elsewhere_to_the_same_weights(
+    collection: str, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    file, out = long_sweep(tmp_path, collection), tmp_path / "out"
+    process = start(file, out, "--ray", "local")
+    trainer = process_of(out / "jobs" / "group-0.log")
+    ray_worker = int(Path(f"/proc/{trainer}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(ray_worker, signal.SIGKILL)
+    assert process.wait(timeout=500) == 0, out.with_suffix(".log").read_text()
+    assert weights(out) == whole
+    assert len(pd.read_csv(out / "results.csv")) == 4
+    assert not list((out / "jobs").glob("*.progress"))
 
 
 @pytest.mark.slow
 def test_the_runs_of_a_sweep_are_resumed_evaluated_exported_and_trained_anew(
-    collection: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    collection: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")  # this process trains as well
     file = write(tmp_path, collection, folds=[0], grid={"learner.gamma": [0.9, 0.5]})
     found = answer(capsys, file, "--out", tmp_path / "out")
     run = found["results"][0]["run"]

@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sweep_examples import sweep_file, write_grid
 from tiny_runs import Compilations, timeless_metrics
 
+from hyprl_jax import program as programs
 from hyprl_jax import training
 from hyprl_jax.checkpoints import CheckpointStore
 from hyprl_jax.config import TrainConfig, sweepable_fields, with_values
 from hyprl_jax.errors import InputError
+from hyprl_jax.jobs.engine import Stopped
 from hyprl_jax.policies import load_policy
 from hyprl_jax.program import Program
 from hyprl_jax.runs import RunFolder
 from hyprl_jax.sweeps import group as groups
-from hyprl_jax.sweeps.engine import Stopped
 from hyprl_jax.sweeps.group import GroupProgram
 from hyprl_jax.sweeps.jobs import train_group, training_job
 from hyprl_jax.sweeps.plan import Plan, parse_plan
@@ -132,6 +134,15 @@ def test_the_run_folder_of_a_setting_tells_what_a_run_of_its_own_would(
     assert list(run.events.iterdir())
 
 
+def load_start(run: Path, config: TrainConfig) -> np.ndarray:
+    """Regret `[folds, seeds]` on the training tasks that a run in its last checkpoint started from."""
+    program, data = Program(config), training.load_data(config)
+    target = jax.eval_shape(program.start, data.bank, data.folds)
+    state = CheckpointStore(run / "checkpoints").restore(target).state
+    means = jax.vmap(jax.vmap(programs._means, in_axes=(0, None)))
+    return np.asarray(means(jnp.asarray(state.start_scores), data.folds)[0])
+
+
 def test_settings_differ_and_their_figures_are_those_of_their_metrics(
     plan: Plan, swept: tuple[Path, dict[str, Any], list[str]]
 ) -> None:
@@ -151,6 +162,9 @@ def test_settings_differ_and_their_figures_are_those_of_their_metrics(
                     validation[kept - 1, fold, seed]
                 )
                 assert result["train"][fold][seed] == pytest.approx(train_regret[kept - 1, fold, seed])
+            else:
+                scores = load_start(swept[0] / "settings" / setting.name, setting.config)[fold, seed]
+                assert result["train"][fold][seed] == pytest.approx(scores, abs=1e-6)
             assert result["best_validation"][fold][seed] <= 1.0
         assert result["seconds"] > 0 and len(result["weights_sha256"]) == 64
     assert last[0] != last[1]

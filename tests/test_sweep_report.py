@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hyprl_jax.config import from_dict
-from hyprl_jax.sweeps.display import Board
-from hyprl_jax.sweeps.engine import Event, Job
+from hyprl_jax.jobs.display import Board
+from hyprl_jax.jobs.engine import Event, Job
 from hyprl_jax.sweeps.plan import Plan, parse_plan
 from hyprl_jax.sweeps.plots import is_logarithmic
 from hyprl_jax.sweeps.report import (
@@ -151,6 +151,13 @@ def test_files_hold_the_best_setting_what_failed_and_what_is_left(plan: Plan, tm
     for field in plan.fields:
         assert (tmp_path / "plots" / f"{field}.png").read_bytes().startswith(b"\x89PNG")
     assert {entry.name for entry in tmp_path.iterdir()} == {"best.json", "table.md", "results.csv", "plots"}
+
+
+def test_a_table_of_settings_that_all_kept_their_start_says_so(plan: Plan) -> None:
+    records = records_of(plan)
+    assert "no setting learned" not in table_text(plan, results_of(plan, records), {}, ()).lower()
+    start = {name: {**record, "best_updates": [[0] * 3] * 2} for name, record in records.items()}
+    assert "No setting learned anything better" in table_text(plan, results_of(plan, start), {}, ())
 
 
 def test_nothing_trained_is_a_report_too(plan: Plan, tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ Each part is its own program, called from Python: the time of a call that does n
 are returned, so that nothing is optimised away, and what a step overwrites it overwrites here. Environment
 step and update, which change all that they read, are repeated within their program, with another candidate
 each time; the others would be computed once and for all, so each of their calls does them once. What the
-parts
-do not explain of a whole update is the rest: drawing tasks, choosing, knowing the task before the first
+parts do not explain of a whole update is the rest: drawing tasks, choosing, knowing the task before the first
 trial, records, and the difference between parts apart and fused.
 """
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from hyprl_jax.cli.common import INPUT_MISTAKE, Command, JsonFlag, Outcome, plain
+from hyprl_jax.cli.common import FAILURE, INPUT_MISTAKE, Command, JsonFlag, Outcome, plain
 
 _MOST_FAULTS_SHOWN = 100
 
@@ -124,8 +124,13 @@ def _flat(value: Any) -> str:
 class BuildOptions:
     """Compute a collection by really training models; a build that was stopped goes on when started again.
 
-    Example:
+    Pieces (a task and a few configurations) are trained in processes here or on a Ray cluster. One that fails
+    does not stop the others, which are kept.
+
+    Examples:
       hyprl surfaces build svm --out meta_data/my_svm --tasks 10 --configs 64
+      hyprl surfaces build mlp --out meta_data/my_mlp --jobs 4 --retry
+      hyprl surfaces build mlp --out shared/my_mlp --ray 10.0.0.1:6379
     """
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -136,6 +141,11 @@ class BuildOptions:
     """Seed of the configurations and of the training."""
     jobs: Annotated[int | None, DefaultUnsaid] = None
     """Worker processes (default: one for each core)."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS|local", help_behavior_hint="")] = None
+    """Train on a Ray cluster instead (extra `ray`), one CPU a piece; the folder of DIR must be reachable
+    from all its machines."""
+    retry: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Train again the pieces that failed."""
     tasks: Annotated[tuple[str, ...], DefaultUnsaid] = ()
     """Names of tasks, or how many of the recipe's tasks to take (default: all)."""
     configs: Annotated[int | None, DefaultUnsaid] = None
@@ -150,10 +160,14 @@ def run_build(options: BuildOptions) -> Outcome:
     tasks: int | tuple[str, ...] | None = options.tasks or None
     if len(options.tasks) == 1 and options.tasks[0].isdecimal():
         tasks = int(options.tasks[0])
-    with building.show_progress(options.recipe) as progress:
-        path = building.build(
-            options.recipe, options.out, options.seed, options.jobs, tasks, options.configs, progress
-        )
+    try:
+        with building.show_progress(options.recipe) as progress:
+            path = building.build(
+                options.recipe, options.out, options.seed, options.jobs, tasks, options.configs, progress,
+                options.ray, options.retry,
+            )  # fmt: skip
+    except building.PiecesFailed as fault:
+        return Outcome({"path": None, "error": str(fault), "failed": fault.failed}, [str(fault)], FAILURE)
     return describe_made(path)
 
 

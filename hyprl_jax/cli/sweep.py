@@ -63,8 +63,8 @@ class SweepOptions:
 def run_sweep_verb(options: SweepOptions) -> Outcome:
     """Reads the plan, runs what is missing of it, says what came out."""
     from hyprl_jax.devices import cores
-    from hyprl_jax.sweeps.display import show_jobs
-    from hyprl_jax.sweeps.local import LocalRunner
+    from hyprl_jax.jobs import open_runner
+    from hyprl_jax.jobs.display import show_jobs
     from hyprl_jax.sweeps.plan import read_plan
     from hyprl_jax.sweeps.run import run_sweep
 
@@ -75,20 +75,9 @@ def run_sweep_verb(options: SweepOptions) -> Outcome:
     if min(options.cpus_per_job, options.gpus_per_job) < 0:
         raise UsageError("--cpus-per-job and --gpus-per-job are numbers from 0 on")
     plan = read_plan(options.file)
-    if options.ray is None:
-        runner = LocalRunner(options.jobs)
-        swept = run_sweep(
-            plan, options.out, runner, max(1, cores() // options.jobs), options.retry, show_jobs
-        )
-        return _outcome(plan, swept, options)
-    from hyprl_jax.sweeps.on_ray import RayRunner
-
-    cluster = RayRunner(options.ray, options.cpus_per_job, options.gpus_per_job)
-    try:
-        most = max(1, int(options.cpus_per_job))
-        swept = run_sweep(plan, options.out, cluster, most, options.retry, show_jobs)
-    finally:
-        cluster.close()
+    most = cores() // options.jobs if options.ray is None else int(options.cpus_per_job)
+    with open_runner(options.ray, options.jobs, options.cpus_per_job, options.gpus_per_job) as runner:
+        swept = run_sweep(plan, options.out, runner, max(1, most), options.retry, show_jobs)
     return _outcome(plan, swept, options)
 
 
@@ -124,6 +113,8 @@ def _outcome(plan: Plan, swept: Swept, options: SweepOptions) -> Outcome:
 
 
 def _text(plan: Plan, swept: Swept, out: Path) -> list[Any]:
+    from hyprl_jax.sweeps.report import NOTHING_LEARNED, nothing_learned
+
     lines: list[Any] = []
     if swept.results:
         lines += [_table(plan, swept)]
@@ -133,6 +124,8 @@ def _text(plan: Plan, swept: Swept, out: Path) -> list[Any]:
         lines.append(
             f"best by validation tasks: {best}; train it anew with: hyprl train --config {out / 'best.json'}"
         )
+        if nothing_learned(swept.results):
+            lines.append(NOTHING_LEARNED)
         lines.append(f"table, plots and runs are in {out}")
     lines += [f"{name} failed: {reason}" for name, reason in swept.failed.items()]
     if swept.failed:

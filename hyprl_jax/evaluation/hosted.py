@@ -30,7 +30,6 @@ from hyprl_jax.interrupts import StopSignal
 from hyprl_jax.progress import Progress
 from hyprl_jax.spaces import SpaceEncoding
 from hyprl_jax.surfaces import TaskTables, find_collection
-from hyprl_jax.surfaces.build.workers import available_cores
 from hyprl_jax.surfaces.reading import SPACE, read_parquet
 from hyprl_jax.surfaces.space_json import read_space, space_to_json
 
@@ -257,4 +256,6 @@ def _check(methods: Sequence[str], trials: int, seeds: Sequence[int], hosting: H
 
 
 def _processes(hosting: Hosting, jobs: int) -> int:
-    return max(1, min(available_cores() if hosting.jobs is None else hosting.jobs, jobs))
+    from hyprl_jax.devices import cores
+
+    return max(1, min(cores() if hosting.jobs is None else hosting.jobs, jobs))

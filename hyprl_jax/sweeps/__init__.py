@@ -3,10 +3,10 @@
     plan     a file -> settings -> groups of settings that one compiled program trains
     group    that program
     jobs     what a process does: train a group, play test tasks with its policies
-    engine   jobs in processes here or on a Ray cluster, with resumption and a record of failures
+    run      a plan from start to end: these jobs in processes here or on a Ray cluster (`hyprl_jax.jobs`)
     report   table, plots, and the best setting
 
-`sweep` runs a plan from start to end; see docs/sweeps.md.
+See docs/sweeps.md.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 
 from hyprl_jax.config import TrainConfig, from_dict, to_dict
 from hyprl_jax.errors import InputError
-from hyprl_jax.sweeps.engine import Job, Stopped, locked
+from hyprl_jax.jobs.engine import Job, Stopped, locked
 from hyprl_jax.sweeps.plan import Evaluate, Group, value_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def train_group(arguments: Record, tell: Tell) -> Record:
             _write_run(
                 settings_folder(sweep) / name, config, place, program, state, data, work, (chunks, seconds)
             )
-    return results_of(names, program, state, work / "metrics.jsonl", seconds)
+    trained = np.asarray(data.folds.trained)
+    return results_of(names, program, state, trained, work / "metrics.jsonl", seconds)
 
 
 def _train(
@@ -181,11 +182,13 @@ def _write_run(
 
 
 def results_of(
-    names: Sequence[str], program: GroupProgram, state: GroupState, metrics_file: Path, seconds: float
-) -> Record:
+    names: Sequence[str], program: GroupProgram, state: GroupState, trained: np.ndarray, metrics_file: Path,
+    seconds: float,
+) -> Record:  # fmt: skip
     """`{"settings": {name: {...}}}`: of the policies that are kept, `[folds][seeds]`, regret on validation
     and on training tasks, and after how many updates they were reached; the hash of the weights as `hyprl
-    train` tells it, and the setting's share of the seconds of training."""
+    train` tells it, and the setting's share of the seconds of training. `trained [folds]` is the number of
+    training tasks, which come first among the known ones."""
     from hyprl_jax.leaves import weights_sha256
 
     rows = {int(row["chunk"]): row for row in _rows(metrics_file)}
@@ -194,7 +197,8 @@ def results_of(
     for place, name in enumerate(names):
         own = program.setting(state, place)
         updates = np.asarray(own.best_updates)
-        train = np.asarray(own.start_train, np.float64).copy()
+        starts = np.asarray(own.start_scores, np.float64)
+        train = np.stack([of[:, :tasks].mean(1) for of, tasks in zip(starts, trained, strict=True)])
         for member in np.argwhere(updates > 0):
             at = tuple(member)
             train[at] = _split(rows[int(updates[at]) // each]["regret_train"], program)[place][at]

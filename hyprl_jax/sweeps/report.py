@@ -25,11 +25,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyprl_jax.config import TrainConfig, to_dict
-from hyprl_jax.sweeps.engine import write_json
+from hyprl_jax.jobs.engine import write_json
 from hyprl_jax.sweeps.plan import Plan, Setting, value_of
 
-__all__ = ["Estimate", "Marginal", "Result", "estimate", "marginals", "results_of", "write_report"]
+__all__ = [
+    "NOTHING_LEARNED", "Estimate", "Marginal", "Result", "estimate", "marginals", "nothing_learned",
+    "results_of", "write_report",
+]  # fmt: skip
 
+NOTHING_LEARNED = (
+    "no setting learned anything better than the acquisition function that it started from, which all of "
+    "them kept: train longer (`learner.updates`) to tell them apart"
+)
 _LEVEL = 0.95
 _SHOWN = 4  # digits in table.md
 
@@ -243,7 +250,14 @@ def _about(plan: Plan, results: Sequence[Result]) -> list[str]:
         lines.append("Test tasks took no part in the order.")
     if results:
         lines.append(f"The best setting is `{results[0].setting.name}`: `best.json`.")
+    if nothing_learned(results):
+        lines += ["", f"{NOTHING_LEARNED[0].upper()}{NOTHING_LEARNED[1:]}."]
     return lines
+
+
+def nothing_learned(results: Sequence[Result]) -> bool:
+    """Whether every setting kept what it started from, so that they cannot be told apart."""
+    return bool(results) and not any(one.learned for one in results)
 
 
 def _axes_lines(plan: Plan, results: Sequence[Result]) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.sweeps.engine import Event, Job, Runner, Tally, locked, read_record, run_jobs, write_json
+from hyprl_jax.jobs.engine import Event, Job, Runner, Tally, locked, read_record, run_jobs, write_json
 from hyprl_jax.sweeps.jobs import evaluation_job, training_job
 from hyprl_jax.sweeps.plan import Group, Plan
 from hyprl_jax.sweeps.report import Result, write_report

@@ -1,10 +1,10 @@
 """The build engine: plans the pieces of a recipe, computes what is missing, and assembles the collection at
 the end.
 
-The collection appears at `out` whole or not at all. Until then its finished pieces live in `<out>.work`, and
-the same call goes on from there after any interruption. For a seed, everything but measured seconds is the
-same, however often the build was interrupted and however many workers it had (same machine, same library
-versions).
+Pieces are jobs (`hyprl_jax.jobs`). The collection appears at `out` whole or not at all. Until then its
+finished pieces live in `<out>.work`, and the same call goes on from there after any interruption. For a seed,
+everything but measured seconds is the same, however often the build was interrupted and however many workers
+it had (same machine, same library versions).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,17 +21,42 @@ import numpy as np
 import pandas as pd
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.interrupts import StopSignal
+from hyprl_jax.jobs import open_runner, run_jobs
+from hyprl_jax.jobs.engine import DONE, FAILED, Event
 from hyprl_jax.surfaces.build.metafeatures import metafeatures
-from hyprl_jax.surfaces.build.pieces import Piece, WorkFolder, open_work_folder
+from hyprl_jax.surfaces.build.pieces import ENVIRONMENT, Piece, WorkFolder, open_work_folder, piece_job
 from hyprl_jax.surfaces.build.progress import Progress
 from hyprl_jax.surfaces.build.recipe import Recipe
 from hyprl_jax.surfaces.build.sampling import sample_configs
 from hyprl_jax.surfaces.build.tasks import TASKS, load_task
-from hyprl_jax.surfaces.build.workers import available_cores, compute
 
 STOPPING = "stopping after this piece (once more to stop at once); build again to go on from here"
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "ConfigSpace", "jax")
+
+
+class PiecesFailed(Exception):  # noqa: N818 - the build can go on: the other pieces are kept
+    """Pieces that could not be computed, `failed` (name -> reason); all others are kept."""
+
+    def __init__(self, failed: dict[str, str], total: int) -> None:
+        name, reason = next(iter(failed.items()))
+        super().__init__(
+            f"{len(failed)} of {total} pieces failed ({name}: {reason}): build again with --retry to try "
+            "them again, the others are kept"
+        )
+        self.failed = failed
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where pieces are computed, and whether those that failed are tried again.
+
+    jobs: worker processes on this machine (None: one for each core). ray: instead, the address of a Ray
+    cluster, or `local`.
+    """
+
+    jobs: int | None = None
+    ray: str | None = None
+    retry: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,18 +110,22 @@ def make_plan(recipe: Recipe, seed: int, tasks: Iterable[str] | int | None, conf
     return Plan(recipe, seed, chosen, space, sample, pieces)
 
 
-def run_plan(plan: Plan, out: Path, jobs: int | None, progress: Progress | None) -> Path:
-    """Compute what is missing of a plan and put the collection at `out`; returns `out`."""
+def run_plan(plan: Plan, out: Path, where: Where, progress: Progress | None) -> Path:
+    """Compute what is missing of a plan and put the collection at `out`; returns `out`.
+
+    Raises PiecesFailed where that cannot be; KeyboardInterrupt after Ctrl-C or SIGTERM.
+    """
     from hyprl_jax.surfaces.build.publish import collection_info, publish
 
-    workers = available_cores() if jobs is None else jobs
-    if workers < 1:
-        raise InputError(f"--jobs must be at least 1, not {workers}")
+    if where.jobs is not None and where.jobs < 1:
+        raise InputError(f"--jobs must be at least 1, not {where.jobs}")
+    if where.jobs is not None and where.ray is not None:
+        raise InputError("--jobs is for this machine; with --ray the cluster says how many run: leave it out")
     if out.exists():
         raise InputError(f"{out} exists already: remove it or choose another --out")
     collection_info(plan, out.name)  # a name that cannot be used is known now, not after the last training
     with open_work_folder(out.with_name(out.name + ".work"), plan.as_json()) as work:
-        _compute_missing(plan, work, workers, progress)
+        _compute_missing(plan, work, where, progress)
         publish(plan, assemble(plan, work), out)
         shutil.rmtree(work.path)
     return out
@@ -109,7 +137,7 @@ def assemble(plan: Plan, work: WorkFolder) -> Tables:
     for piece in plan.pieces:
         found = work.load(piece)
         if found is None:
-            raise RuntimeError(f"{work.file_of(piece)} vanished during the build: build again")
+            raise RuntimeError(f"the piece {piece.name} vanished during the build: build again")
         ids = np.asarray(piece.config_ids, dtype=np.int64)[found.pop("config_index").to_numpy()]
         found.insert(0, "task", piece.task)
         found.insert(1, "config_id", ids)
@@ -154,20 +182,30 @@ def _choose_tasks(tasks: Iterable[str] | int | None) -> tuple[str, ...]:
     return wanted
 
 
-def _compute_missing(plan: Plan, work: WorkFolder, workers: int, progress: Progress | None) -> None:
-    missing = [piece for piece in plan.pieces if work.load(piece) is None]
-    done, total = len(plan.pieces) - len(missing), len(plan.pieces)
+def _compute_missing(plan: Plan, work: WorkFolder, where: Where, progress: Progress | None) -> None:
+    from hyprl_jax.devices import cores
+
+    work.forget_damaged(plan.pieces)
+    total = len(plan.pieces)
+    done = sum(work.load(piece) is not None for piece in plan.pieces)
     if progress is not None:
         progress(done, total, "kept from before" if done else "started")
-    jobs = [(piece, [plan.configs[at] for at in piece.config_ids]) for piece in missing]
-    with StopSignal(STOPPING) as stop, closing(compute(plan.recipe, jobs, plan.seed, workers)) as finished:
-        for piece, columns in finished:
-            work.save(piece, columns)
-            done += 1
-            if progress is not None:
-                progress(done, total, piece.task)
-            if stop.requested:
-                raise KeyboardInterrupt
+
+    def watch(event: Event) -> None:
+        nonlocal done
+        done += event.kind == DONE
+        if progress is not None and event.kind in (DONE, FAILED):
+            words = f"failed: {event.detail}" if event.kind == FAILED else ""
+            progress(done, total, f"{event.name.rpartition('.')[0]} {words}".rstrip())
+
+    workers = where.jobs or cores()
+    jobs = [piece_job(plan.recipe, piece, plan.configs, plan.seed) for piece in plan.pieces]
+    with open_runner(where.ray, workers, fresh=False, environment=ENVIRONMENT) as runner:
+        tally = run_jobs(jobs, work.pieces, runner, where.retry, watch, STOPPING)
+    if tally.left:
+        raise KeyboardInterrupt
+    if tally.failed:
+        raise PiecesFailed(tally.failed, total)
 
 
 def _task_table(plan: Plan) -> pd.DataFrame:

@@ -1,17 +1,16 @@
-"""The work folder of a build: one small file for each finished piece, so that a killed build goes on where it
-was.
+"""The pieces of a build: what a process trains at a time, and the work folder that keeps what is finished.
 
-`<out>.work` stands beside the collection that is being built. `plan.json` says what is computed; a finished
-piece (one task, a few configurations) is one Parquet file that appears whole or not at all. A lock keeps two
-builds of the same folder apart and vanishes with the process that held it, however it ended.
+A piece is one task and a few configurations. Each is a job (`hyprl_jax.jobs`): its record in
+`<out>.work/pieces`, written whole or not at all, holds the columns that came out, so that a killed build goes
+on where it was. `plan.json` says what is computed. A lock keeps two builds of the same folder apart and
+vanishes with the process that held it, however it ended.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,20 @@ import numpy as np
 import pandas as pd
 
 from hyprl_jax.errors import InputError
+from hyprl_jax.interrupts import StopSignal
+from hyprl_jax.jobs.engine import Job, locked, read_record, write_json
+from hyprl_jax.surfaces.build.recipe import Columns, Recipe
+from hyprl_jax.surfaces.build.sources import stream
+from hyprl_jax.surfaces.build.tasks import load_task
 
+# Settings that must stand before the numerical libraries are loaded: one thread, and results that do not
+# depend on how many devices there are.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+}
 _MISMATCH = "{work} holds pieces of another build ({what} differ): delete it, or choose another --out"
+_PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -33,48 +44,63 @@ class Piece:
     number: int
     config_ids: tuple[int, ...]
 
+    @property
+    def name(self) -> str:
+        """Of its job."""
+        return f"{self.task}.{self.number:03d}"
+
+
+def piece_job(recipe: Recipe, piece: Piece, configs: Sequence[Mapping[str, Any]], seed: int) -> Job:
+    """The job that trains a piece, `configs` being those of all ids."""
+    chosen = [dict(configs[at]) for at in piece.config_ids]
+    arguments = {"recipe": recipe.name, "task": piece.task, "configs": chosen, "seed": seed}
+    return Job(piece.name, "hyprl_jax.surfaces.build.pieces:compute_piece", arguments)
+
+
+def compute_piece(arguments: Mapping[str, Any], tell: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """The body of a piece's job, `{"columns": {name: {"dtype", "values"}}}`. Pieces are short: one that is
+    asked to stop goes on to its end."""
+    from hyprl_jax.surfaces.build import RECIPES
+
+    del tell
+    with StopSignal("this piece goes on to its end"):
+        recipe = RECIPES[arguments["recipe"]]
+        columns = train_piece(recipe, arguments["task"], arguments["configs"], arguments["seed"])
+    return {"columns": {name: _as_json(values) for name, values in columns.items()}}
+
+
+def train_piece(recipe: Recipe, task: str, configs: list[dict[str, Any]], seed: int) -> Columns:
+    """Train configurations of one task, with numerical libraries held to one thread."""
+    from threadpoolctl import threadpool_limits
+
+    data = load_task(task, seed)
+    with threadpool_limits(limits=1):
+        return recipe.evaluate(data, configs, stream(seed, recipe.name, task))
+
 
 class WorkFolder:
     """Finished pieces on disk. Made by `open_work_folder`, which also checks that the plan is the same."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    def file_of(self, piece: Piece) -> Path:
-        return self.path / f"{piece.task}.{piece.number:03d}.parquet"
-
-    def save(self, piece: Piece, columns: dict[str, np.ndarray]) -> None:
-        """Write one piece: to a temporary name, flushed to the disk, then renamed."""
-        target = self.file_of(piece)
-        temporary = target.with_suffix(".partial")
-        try:
-            pd.DataFrame(columns).to_parquet(temporary, index=False, compression="zstd")
-            flush(temporary)
-            os.replace(temporary, target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            reason = error.strerror or error
-            raise InputError(
-                f"{target}: {reason}; mend it and build again, finished pieces are kept"
-            ) from None
+        self.pieces = path / "pieces"
 
     def load(self, piece: Piece) -> pd.DataFrame | None:
-        """The finished piece, or None if it is not there or not readable as what it should be (it is computed
-        again).
-        """
-        path = self.file_of(piece)
-        if not path.exists():
+        """The finished piece, or None if it is not there or is not what it should be."""
+        record = read_record(self.pieces, piece.name)
+        if record is None or "result" not in record:
             return None
-        try:
-            found = pd.read_parquet(path)
-        except (OSError, ValueError):
+        found = _table(record["result"].get("columns"))
+        if found is None or "config_index" not in found or "error" not in found:
             return None
-        index = found.get("config_index")
-        whole = index is not None and set(index) == set(range(len(piece.config_ids))) and "error" in found
-        numbers = [name for name in found.columns if name != "error"]
-        sound = whole and all(pd.api.types.is_numeric_dtype(found[name]) for name in numbers)
-        return found if sound else None
+        return found if set(found["config_index"]) == set(range(len(piece.config_ids))) else None
+
+    def forget_damaged(self, pieces: Sequence[Piece]) -> None:
+        """Removes records that say a piece is done without holding it, so that it is computed again."""
+        for piece in pieces:
+            record = read_record(self.pieces, piece.name)
+            if record is not None and "result" in record and self.load(piece) is None:
+                (self.pieces / f"{piece.name}.json").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -91,32 +117,18 @@ def open_work_folder(path: Path, plan: dict[str, Any]) -> Iterator[WorkFolder]:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path} cannot be made ({error.strerror or error}): choose another --out") from None
-    with _locked(path):
+    with locked(path):
         _check_plan(path, plan)
         yield WorkFolder(path)
 
 
-def flush(path: Path) -> None:
-    """Make the content of a file durable before it gets its final name."""
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
-    flush(temporary)
-    os.replace(temporary, path)
-
-
 def _check_plan(path: Path, plan: dict[str, Any]) -> None:
-    file = path / "plan.json"
+    file = path / _PLAN
     plan = json.loads(json.dumps(plan))
     if not file.exists():
-        if any(path.glob("*.parquet")):
+        if any(path.glob("pieces/[!.]*.json")):
             raise InputError(_MISMATCH.format(work=path, what="the plan is missing, so all may"))
-        write_text(file, json.dumps(plan, indent=1))
+        write_json(file, plan)
         return
     try:
         earlier = json.loads(file.read_text(encoding="utf-8"))
@@ -129,15 +141,35 @@ def _check_plan(path: Path, plan: dict[str, Any]) -> None:
         raise InputError(_MISMATCH.format(work=path, what=", ".join(differing)))
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    import fcntl
+def _as_json(values: np.ndarray) -> dict[str, Any]:
+    """A column as JSON, exact to the last bit; what JSON has no number for (NaN, infinities) as its name."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        return {"dtype": "str", "values": [str(value) for value in array]}
+    plain = [value if math.isfinite(value) else str(value) for value in array.tolist()]
+    return {"dtype": array.dtype.name, "values": plain}
 
-    with (path / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"another build is writing to {path}: wait for it or choose another --out"
-            ) from None
-        yield
+
+def _table(columns: Any) -> pd.DataFrame | None:
+    """The columns of a record, numbers all but `error`; None if they are not that."""
+    try:
+        arrays = {name: _column(name, given) for name, given in columns.items()}
+        return pd.DataFrame(arrays)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _column(name: str, given: Mapping[str, Any]) -> np.ndarray:
+    """One of them; ValueError if it is of the wrong kind."""
+    kind, values = given["dtype"], given["values"]
+    if (kind == "str") != (name == "error") or not isinstance(values, list):
+        raise ValueError(f"the column {name!r} is of the wrong kind")
+    if kind == "str":
+        return np.array([str(value) for value in values], dtype=object)
+    numbers = [float(value) if isinstance(value, str) else value for value in values]
+    if not all(type(value) in (int, float) for value in numbers):
+        raise ValueError(f"the column {name!r} holds what is no number")
+    dtype = np.dtype(str(kind))
+    if dtype.kind not in "fiu":
+        raise ValueError(f"the column {name!r} is of the wrong kind")
+    return np.array(numbers, dtype=dtype)

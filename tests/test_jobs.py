@@ -1,4 +1,4 @@
-"""The engine of sweeps: every job once, failures recorded, nothing lost when something is killed."""
+"""The engine of jobs: every job once, failures recorded, nothing lost when something is killed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.sweeps.engine import Event, Job, Tally, locked, read_record, run_jobs, write_json
-from hyprl_jax.sweeps.local import LocalRunner
+from hyprl_jax.jobs.engine import Event, Job, Tally, locked, read_record, run_jobs, write_json
+from hyprl_jax.jobs.local import LocalRunner
 
 _SCRIPT = """
 import json, sys
 from pathlib import Path
-from hyprl_jax.sweeps.engine import Job, run_jobs
-from hyprl_jax.sweeps.local import LocalRunner
+from hyprl_jax.jobs.engine import Job, run_jobs
+from hyprl_jax.jobs.local import LocalRunner
 names, calls, arguments, folder, workers = json.loads(sys.argv[1])
 jobs = [Job(n, c, a) for n, c, a in zip(names, calls, arguments)]
 tally = run_jobs(jobs, Path(folder), LocalRunner(workers))
@@ -30,7 +30,7 @@ print(json.dumps([tally.done, tally.failed, tally.left]))
 
 
 def job(name: str, call: str, **arguments: Any) -> Job:
-    return Job(name, f"sweep_jobs:{call}", {"value": name, **arguments})
+    return Job(name, f"example_jobs:{call}", {"value": name, **arguments})
 
 
 def run(folder: Path, *jobs: Job, workers: int = 2, retry: bool = False) -> tuple[Tally, list[Event]]:
@@ -55,8 +55,8 @@ def start(folder: Path, *jobs: Job, workers: int = 1) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def wait_for(condition: Any, process: subprocess.Popen | None = None) -> None:
-    deadline = time.monotonic() + 60
+def wait_for(condition: Any, process: subprocess.Popen | None = None, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
         assert process is None or process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
@@ -94,7 +94,8 @@ def test_failures_are_recorded_in_one_line_and_stop_nobody(tmp_path: Path) -> No
     log = tmp_path / "log"
     jobs = [
         job("raises", "fail", log=str(log)), job("mistaken", "mistake"), job("killed", "die", log=str(log)),
-        job("leaves", "die", value="leave"), Job("unknown", "sweep_jobs:nothing", {}), job("fine", "answer"),
+        job("leaves", "die", value="leave"), Job("unknown", "example_jobs:nothing", {}),
+        job("fine", "answer"),
     ]  # fmt: skip
     tally, _ = run(tmp_path, *jobs)
     assert tally.done == ("fine",)
@@ -204,11 +205,61 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         '{"name": "a", "status": "failed"}', '{"name": "a", "status": "done", "result": 3}',
     ],
 )  # fmt: skip
-def test_a_damaged_record_is_told_by_its_name(tmp_path: Path, text: str) -> None:
+def test_a_damaged_record_is_none_and_the_job_runs_again(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(InputError, match=r"a\.json.*remove it to run the job again") as caught:
-        run_jobs([job("a", "answer")], tmp_path, LocalRunner(1))
-    assert "\n" not in str(caught.value)
+    (tmp_path / ".writing-1-a.json").write_text("{")  # of an engine that was killed while it wrote
+    assert read_record(tmp_path, "a") is None
+    assert run_jobs([job("a", "answer")], tmp_path, LocalRunner(1)) == (("a",), {}, ())
+    record = read_record(tmp_path, "a")
+    assert record is not None and record["result"]["given"] == "a"
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_processes_do_one_job_after_another_if_asked_to(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    names = [*"abcdef"]
+    jobs = [job(name, "answer", log=str(log)) for name in names]
+    jobs[2] = job("c", "fail", log=str(log))
+    jobs[3] = job("d", "die", log=str(log))
+    runner = LocalRunner(1, fresh=False, environment={"HYPRL_TEST": "known"})
+    events: list[Event] = []
+    tally = run_jobs(jobs, tmp_path / "jobs", runner, watch=events.append)
+    assert tally.done == ("a", "b", "e", "f")
+    assert tally.failed["c"] == "ValueError: nothing works"
+    assert "killed by SIGKILL" in tally.failed["d"]
+    processes = dict(line.split() for line in log.read_text().splitlines())
+    assert processes["a"] == processes["b"] == processes["c"] == processes["d"]  # until it died
+    assert processes["e"] == processes["f"] != processes["a"]
+    assert [event.kind for event in events if event.name == "e"] == [
+        "started",
+        "progress",
+        "progress",
+        "done",
+    ]
+    for name in "abef":  # each has a log of its own
+        assert (tmp_path / "jobs" / f"{name}.log").read_text() == "a stray line\n"
+        assert read_record(tmp_path / "jobs", name)["result"]["variable"] == "known"
+    assert "Traceback" in (tmp_path / "jobs" / "c.log").read_text()
+    wait_for(lambda: not any(is_running(int(process)) for process in processes.values()))
+
+
+def test_a_job_that_answers_no_json_has_failed(tmp_path: Path) -> None:
+    tally, _ = run(tmp_path, job("a", "nonsense"), job("b", "answer"))
+    assert tally.done == ("b",)
+    assert "not JSON compliant" in tally.failed["a"]
+
+
+def test_a_retry_that_is_stopped_leaves_the_job_to_be_done(tmp_path: Path) -> None:
+    log, kept = tmp_path / "log", tmp_path / "kept"
+    write_json(tmp_path / "a.json", {"name": "a", "status": "failed", "seconds": 1.0, "reason": "no memory"})
+    jobs = [job("a", "endless", log=str(log), kept=str(kept)), job("b", "answer")]
+
+    def stop(event: Event) -> None:
+        if event.kind == "progress":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run_jobs(jobs, tmp_path, LocalRunner(1), True, stop) == ((), {}, ("a", "b"))
+    assert kept.exists() and read_record(tmp_path, "a") is None
 
 
 def test_two_jobs_of_one_name_are_a_mistake(tmp_path: Path) -> None:
@@ -236,38 +287,120 @@ _ON_RAY = """
 import json, sys, warnings
 from pathlib import Path
 warnings.simplefilter("error")
-from hyprl_jax.sweeps.engine import Job, run_jobs
-from hyprl_jax.sweeps.on_ray import RayRunner
-runner = RayRunner("local")
-jobs = [Job(n, f"sweep_jobs:{c}", {"value": n, "log": sys.argv[2]}) for n, c in
-        [("a", "answer"), ("raises", "fail"), ("killed", "die"), ("b", "answer")]]
+from hyprl_jax.jobs.engine import Job, run_jobs
+from hyprl_jax.jobs.on_ray import RayRunner
+names, calls, arguments, folder, fresh, retries = json.loads(sys.argv[1])
+runner = RayRunner("local", fresh=fresh, environment={"HYPRL_TEST": "known"})
+jobs = [Job(n, c, a) for n, c, a in zip(names, calls, arguments)]
+events = []
+def watch(event):
+    events.append([event.kind, event.name])
+    print(json.dumps(events[-1]), file=sys.stderr, flush=True)
 try:
-    tallies = [run_jobs(jobs, Path(sys.argv[1]), runner, retry) for retry in (False, False, True)]
+    tallies = [run_jobs(jobs, Path(folder), runner, retry, watch) for retry in retries]
 finally:
     runner.close()
-print(json.dumps([[tally.done, tally.failed, tally.left] for tally in tallies]))
+print(json.dumps([[[tally.done, tally.failed, tally.left] for tally in tallies], events]))
 """
+
+
+def start_on_ray(
+    folder: Path, *jobs: Job, fresh: bool = True, retries: tuple[bool, ...] = (False,)
+) -> subprocess.Popen:
+    """The same on a Ray cluster of its own, as often as there are `retries`."""
+    pytest.importorskip("ray")
+    columns = [list(column) for column in zip(*((j.name, j.call, j.arguments) for j in jobs), strict=True)]
+    given = json.dumps([*columns, str(folder / "jobs"), fresh, retries])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment["RAY_worker_niceness"] = "0"  # as other processes, which may keep the machine busy
+    return subprocess.Popen(
+        [sys.executable, "-c", _ON_RAY, given], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def end_on_ray(process: subprocess.Popen) -> tuple[list[Any], list[list[str]]]:
+    """The tallies and all events."""
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    tallies, events = json.loads(out.splitlines()[-1])
+    return tallies, events
 
 
 @pytest.mark.slow
 def test_jobs_run_on_a_ray_cluster(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
     log = tmp_path / "log"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", _ON_RAY, str(tmp_path / "jobs"), str(log)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    first, again, retried = json.loads(done.stdout.splitlines()[-1])
+    calls = {"a": "answer", "raises": "fail", "killed": "die", "b": "answer"}
+    jobs = [job(name, call, log=str(log)) for name, call in calls.items()]
+    (first, again, retried), events = end_on_ray(start_on_ray(tmp_path, *jobs, retries=(False, False, True)))
     assert first[0] == ["a", "b"]
     assert first[1]["raises"] == "ValueError: nothing works"
     assert "killed by SIGKILL" in first[1]["killed"]
     assert again == first and retried == first
     assert sorted(begun(log)) == ["a", "b", "killed", "killed", "raises", "raises"]
     assert read_record(tmp_path / "jobs", "a")["result"]["given"] == "a"
+    assert read_record(tmp_path / "jobs", "a")["result"]["variable"] == "known"
+    ended = [name for kind, name in events if kind in ("done", "failed")]
+    assert sorted(ended) == sorted(begun(log))
+    left = {path.name for path in (tmp_path / "jobs").iterdir() if path.suffix != ".log"}
+    assert left == {f"{name}.json" for name in calls}, "nothing else is left behind"
+
+
+@pytest.mark.slow
+def test_tasks_of_a_ray_worker_share_a_process_if_asked_to(tmp_path: Path) -> None:
+    jobs = [job(f"{number}", "answer", log=str(tmp_path / "log")) for number in range(12)]
+    ((tally,), _) = end_on_ray(start_on_ray(tmp_path, *jobs, fresh=False))
+    assert len(tally[0]) == 12
+    processes = {line.split()[1] for line in (tmp_path / "log").read_text().splitlines()}
+    assert len(processes) < 12
+    wait_for(lambda: not any(is_running(int(process)) for process in processes))
+
+
+@pytest.mark.slow
+def test_a_signal_lets_jobs_on_ray_leave_a_checkpoint(tmp_path: Path) -> None:
+    log, kept = tmp_path / "log", tmp_path / "kept"
+    jobs = [
+        job("first", "answer", log=str(log)), job("second", "once_interrupted", log=str(log), kept=str(kept)),
+        *(job(f"later{n}", "endless", log=str(log), kept=str(tmp_path / f"kept{n}")) for n in range(40)),
+    ]  # fmt: skip
+    process = start_on_ray(tmp_path, *jobs)
+    wait_for(lambda: "second" in begun(log) and (tmp_path / "jobs" / "first.json").exists(), process, 300)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the processes of Ray too
+    ((tally,), events) = end_on_ray(process)
+    assert tally[0] == ["first"] and tally[1] == {} and len(tally[2]) == 41
+    assert kept.read_text() == "checkpoint"
+    assert len(begun(log)) < 42  # those that had not begun never did
+    assert ["started", "second"] in events and ["stopped", "second"] in events
+
+
+@pytest.mark.slow
+def test_a_ray_worker_that_is_cut_off_costs_nothing_that_was_finished(tmp_path: Path) -> None:
+    log, kept = tmp_path / "log", tmp_path / "kept"
+    jobs = [
+        job("first", "answer", log=str(log)), job("second", "once_interrupted", log=str(log), kept=str(kept)),
+        job("third", "answer", log=str(log)),
+    ]  # fmt: skip
+    process = start_on_ray(tmp_path, *jobs)
+    wait_for(lambda: "second" in begun(log) and (tmp_path / "jobs" / "first.json").exists(), process, 300)
+    first = (tmp_path / "jobs" / "first.json").read_bytes()
+    worker = int(next(line for line in log.read_text().splitlines() if line.startswith("second")).split()[1])
+    kept.touch()  # what the job has kept until then
+    os.kill(parent_of(worker), signal.SIGKILL)
+    ((tally,), events) = end_on_ray(process)
+    assert tally == [["first", "second", "third"], {}, []]
+    assert not is_running(worker), "it does not outlive who waited for it"
+    assert sorted(begun(log)) == ["first", "second", "second", "third"]
+    assert (tmp_path / "jobs" / "first.json").read_bytes() == first
+    assert read_record(tmp_path / "jobs", "second")["result"] == {"given": "resumed"}
+    assert sorted(name for kind, name in events if kind == "done") == ["first", "second", "third"]
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyprl_jax.sweeps.on_ray import RayRunner
+    from hyprl_jax.jobs.on_ray import RayRunner
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'hyprl-jax\[ray\]'"):

@@ -3,9 +3,10 @@
 A job is the name of a function and JSON-able arguments, so that any process on any machine can do it. Where
 it is done is a `Runner`'s affair (`local`: processes on this machine; `on_ray`: a Ray cluster). Each ended
 job leaves `NAME.json` in the folder of the jobs, written whole or not at all: a job with one is not run
-again, with `retry` not unless it failed. A job that is stopped, or whose engine is killed, leaves none and is
-run again by the next call; what it keeps meanwhile, to go on from, is its own affair. A job that fails,
-however (an exception, a kill, no memory), is recorded with one line and does not stop the others.
+again, with `retry` not unless it failed. A job that is stopped, or whose engine is killed, or whose record is
+damaged, has none and is run again by the next call; what it keeps meanwhile, to go on from, is its own
+affair. A job that fails, however (an exception, a kill, no memory), is recorded with one line and does not
+stop the others.
 
 The function of a job is called as `function(arguments, tell)`, where `tell(done, total, detail)` reports
 progress; it answers a JSON-able dictionary, or raises `Stopped` if it was asked to stop (by SIGTERM) and has.
@@ -31,6 +32,7 @@ __all__ = ["Event", "Job", "Runner", "Stopped", "Tally", "locked", "read_record"
 Tell = Callable[[int, int, str], None]
 STARTED, PROGRESS, DONE, FAILED, STOPPED = "started", "progress", "done", "failed", "stopped"
 _STOPPING = "stopping; what runs keeps a checkpoint first (once more to stop at once)"
+_PART = ".writing-"
 _LARGEST_RECORD = 256 * 2**20  # bytes
 _LONGEST_REASON = 500
 
@@ -88,20 +90,27 @@ def run_jobs(
     runner: Runner,
     retry: bool = False,
     watch: Callable[[Event], None] | None = None,
+    stopping: str = _STOPPING,
 ) -> Tally:
     """Does every job that has no record yet (with `retry`, those that failed too); `watch` sees each event.
 
-    Jobs of earlier calls count in the tally. The first Ctrl-C or SIGTERM asks running jobs to stop and ends
-    when they have; a second one stops at once by KeyboardInterrupt. InputError if two jobs have one name or a
-    record cannot be read.
+    Jobs of earlier calls count in the tally. The first Ctrl-C or SIGTERM asks running jobs to stop (which is
+    said with the words `stopping`) and ends when they have; a second one stops at once by KeyboardInterrupt.
+    InputError if two jobs have one name, or records cannot be read or written (a full disk).
     """
     names = [job.name for job in jobs]
     if len(set(names)) < len(names):
         raise InputError("two jobs have the same name: give each its own")
     folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.glob(f"{_PART}*"):  # of a process that was killed while it wrote
+        part.unlink(missing_ok=True)
     records = {name: record for name in names if (record := read_record(folder, name)) is not None}
-    missing = [job for job in jobs if _is_missing(records.get(job.name), retry)]
-    with StopSignal(_STOPPING) as stop, contextlib.closing(_events(runner, missing, folder, stop)) as events:
+    if retry:
+        for name in [name for name, record in records.items() if _failed(record)]:
+            del records[name]
+            (folder / f"{name}.json").unlink(missing_ok=True)
+    missing = [job for job in jobs if job.name not in records]
+    with StopSignal(stopping) as stop, contextlib.closing(_events(runner, missing, folder, stop)) as events:
         for event in events:
             if event.kind in (DONE, FAILED):
                 records[event.name] = _record(event)
@@ -114,21 +123,23 @@ def run_jobs(
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """The record of an ended job, None if it has none; InputError if it cannot be read."""
+    """The record of an ended job, None if it has none or what is there is damaged; InputError if it cannot be
+    read."""
     file = folder / f"{name}.json"
     try:
         if file.stat().st_size > _LARGEST_RECORD:
-            raise InputError(f"{file} is too large for a record: remove it to run the job again")
+            return None
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as fault:
-        raise InputError(f"{file} cannot be read ({fault}): remove it to run the job again") from None
-    failed = isinstance(found, dict) and found.get("status") == FAILED
-    sound = isinstance(found, dict) and found.get("name") == name
-    if not sound or not (isinstance(found.get("reason"), str) if failed else _is_done(found)):
-        raise InputError(f"{file} is no record of a job: remove it to run the job again")
-    return found
+    except OSError as fault:
+        raise InputError(f"{file} cannot be read ({fault.strerror or fault}): make it readable") from None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("name") != name:
+        return None
+    sound = isinstance(found.get("reason"), str) if found.get("status") == FAILED else _is_done(found)
+    return found if sound else None
 
 
 @contextlib.contextmanager
@@ -152,7 +163,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Writes a whole JSON file or leaves it as it was."""
-    part = file.with_name(f".writing-{os.getpid()}-{file.name}")
+    part = file.with_name(f"{_PART}{os.getpid()}-{file.name}")
     try:
         with open(part, "w", encoding="utf-8") as stream:
             stream.write(json.dumps(value, allow_nan=False, indent=1) + "\n")
@@ -162,7 +173,8 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
     except OSError as error:
         raise InputError(f"cannot write {file} ({error.strerror or error}): free space, then go on") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def one_line(text: str) -> str:
@@ -179,10 +191,6 @@ def _record(event: Event) -> dict[str, Any]:
     if event.kind == FAILED:
         return {**record, "reason": one_line(event.detail)}
     return {**record, "result": event.result}
-
-
-def _is_missing(record: Mapping[str, Any] | None, retry: bool) -> bool:
-    return record is None or (retry and _failed(record))
 
 
 def _failed(record: Mapping[str, Any] | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.interrupts import StopSignal
-from hyprl_jax.sweeps.engine import Stopped
+from hyprl_jax.jobs.engine import Stopped
 
 
 def answer(arguments: dict[str, Any], tell: Any) -> dict[str, Any]:
@@ -19,7 +19,12 @@ def answer(arguments: dict[str, Any], tell: Any) -> dict[str, Any]:
     print("a stray line")
     tell(1, 2, "half")
     tell(2, 2, "all")
-    return {"given": arguments["value"], "process": os.getpid()}
+    return {"given": arguments["value"], "process": os.getpid(), "variable": os.environ.get("HYPRL_TEST")}
+
+
+def nonsense(arguments: dict[str, Any], tell: Any) -> dict[str, Any]:
+    """Answers what JSON has no word for."""
+    return {"given": float("nan")}
 
 
 def fail(arguments: dict[str, Any], tell: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a sweep tells how far it is: a live table of its jobs on a terminal, plain lines anywhere else; on
+"""How jobs tell how far they are: a live table of its jobs on a terminal, plain lines anywhere else; on
 standard error in both cases.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from hyprl_jax.sweeps.engine import DONE, FAILED, PROGRESS, STARTED, STOPPED, Event, Job
+from hyprl_jax.jobs.engine import DONE, FAILED, PROGRESS, STARTED, STOPPED, Event, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
