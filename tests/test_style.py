@@ -18,7 +18,7 @@ LAYERS = (
     ("errors",),
     ("encoding",),
     ("runtime",),
-    ("config", "config_checks", "devices", "progress", "interrupts", "versions", "leaves", "sealing"),
+    ("config", "config_checks", "devices", "mesh", "progress", "interrupts", "versions", "leaves", "sealing"),
     ("presets",),
     ("spaces",),
     ("surfaces",),
