@@ -166,14 +166,21 @@ class Layout:
         """For the computation of a member."""
         return Sharing(self.shape.episodes, self.shape.devices if self.sharded else 1)
 
+    def padded(self, rows: int) -> int:
+        """The least number of rows, at least so many, that goes up evenly in devices."""
+        return -(-rows // self.shape.devices) * self.shape.devices
+
     def place(self, tree: Any, spec: P) -> Any:
         """`tree`, the same in every process (NumPy arrays, arrays on a device of this process, or already on
         the grid), dealt out over the grid along `spec`."""
         where = NamedSharding(self.mesh, spec)
 
         def put(leaf: Any) -> jax.Array:
+            if isinstance(leaf, jax.core.Tracer):  # as `jax.eval_shape` calls it, for shapes alone
+                return leaf
             if isinstance(leaf, jax.Array) and (jax.process_count() == 1 or not leaf.is_fully_addressable):
-                return leaf if leaf.sharding == where else jax.device_put(leaf, where)
+                there = leaf.sharding.is_equivalent_to(where, leaf.ndim)
+                return leaf if there else jax.device_put(leaf, where)
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return jax.random.wrap_key_data(
                     put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
@@ -187,6 +194,8 @@ class Layout:
         """`tree`, of which every device has all or every process arrays of its own, on one device of each."""
 
         def take(leaf: Any) -> jax.Array:
+            if isinstance(leaf, jax.core.Tracer):
+                return leaf
             if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
                 leaf = self._everywhere(leaf).addressable_data(0)
             return jax.device_put(leaf, jax.local_devices()[0])

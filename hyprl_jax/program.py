@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from hyprl_jax import augment, env, fitting, learner, mesh, players, rollout
+from hyprl_jax import augment, env, fitting, hosts, learner, mesh, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import TrainConfig
@@ -26,6 +27,8 @@ from hyprl_jax.knowledge import Numbers
 from hyprl_jax.learner import LearnerState
 from hyprl_jax.mesh import ALONE, Layout, Sharing
 from hyprl_jax.networks import FlaxNetwork, Params
+
+_SEEN = 8  # times `augment.candidates`: columns that validation and fitting see of sharded surfaces
 
 Metrics = dict[str, jax.Array]
 
@@ -56,7 +59,8 @@ class Program:
             mesh.best_shape(
                 len(config.folds), self.members, config.learner.episodes // config.learner.minibatches,
                 jax.device_count(), jax.process_count(),
-            )
+            ),
+            config.surfaces == "sharded",
         )  # fmt: skip
         self._learn = jax.jit(partial(_learn, config=config))
         self._start = jax.jit(self._dealt(over_members(self._start_member)))
@@ -84,13 +88,25 @@ class Program:
 
     def _dealt(self, function: Callable) -> Callable:
         """`function(bank, folds, members)` with members dealt out over the devices, folds with theirs."""
-        return self.layout.dealt(function, (P(), mesh.FOLDS, mesh.MEMBERS))
+        return self.layout.dealt(function, (self._bank_places(), mesh.FOLDS, mesh.MEMBERS))
+
+    def _bank_places(self) -> Any:
+        """Where the fields of a bank lie, as a bank of places."""
+        tables: Any = mesh.TASKS if self.layout.sharded else P()
+        rest: Any = P()
+        return SurfaceBank(*(tables if name in banks.TABLES else rest for name in SurfaceBank._fields))
 
     def place(self, bank: SurfaceBank, folds: Fold) -> tuple[SurfaceBank, Fold]:
         """`bank` and `folds` where the program wants them; it moves them there itself, but every time."""
         if self.layout.alone:
-            return bank, folds
-        return self.layout.place(bank, P()), self.layout.place(folds, mesh.FOLDS)
+            return jax.tree.map(jnp.asarray, (bank, folds))
+        if self.layout.sharded:
+            rows = self.layout.padded(bank.best.shape[0])
+            bank = bank._replace(**{name: _padded(getattr(bank, name), rows) for name in banks.TABLES})
+        placed = (
+            self.layout.place(leaf, place) for leaf, place in zip(bank, self._bank_places(), strict=True)
+        )
+        return SurfaceBank(*placed), self.layout.place(folds, mesh.FOLDS)
 
     def _arguments(self, bank: SurfaceBank, folds: Fold, members: Any) -> tuple:
         if not self.layout.alone:
@@ -101,8 +117,13 @@ class Program:
         """The TrainingState before training, validated once; leaves of `folds` are `[folds, ...]`."""
         # On one device: XLA's factorisations wait for threads that several CPU devices share, and for good if
         # each device holds what the other waits for.
-        alone = (bank, folds) if self.layout.alone else self.layout.on_one((bank, folds))
-        return self._start(*self._arguments(bank, folds, self._given(self._numbers(*alone))))
+        seen = bank
+        if self.config.surfaces == "sharded":
+            seen = jax.jit(partial(_seen, config=self.config))(self.place(bank, folds)[0])
+        alone = (seen, folds) if self.layout.alone else self.layout.on_one((seen, folds))
+        numbers = self._numbers(*alone)
+        numbers = hosts.arrays_from_first(numbers, numbers)
+        return self._start(*self._arguments(bank, folds, self._given(numbers)))
 
     def chunk(self, state: Any, bank: SurfaceBank, folds: Fold) -> tuple[Any, Metrics]:
         """The state after `config.updates_per_chunk` updates and a validation, and metrics `[folds, seeds]`.
@@ -166,14 +187,34 @@ def validate(
     """Normalised regret `[K, V, T]` of the greedy policy on the known tasks of a fold, each without its own
     group, in each of V = `config.validation_plays` plays: one of the task as it is, the others over halves of
     its candidates that are the same at every validation. A few dozen greedy episodes are a coarse measure;
-    the halves refine it.
+    the halves refine it. Of sharded surfaces each play sees columns of its own, see `TrainConfig.surfaces`.
 
     For padded known tasks the numbers mean nothing.
     """
+    tasks, plays = fold.known.shape[0], config.validation_plays
+    if config.surfaces == "sharded":
+
+        def each(number: jax.Array) -> jax.Array:
+            part = _seen(bank, number, config=config, sharing=sharing)
+            one = _greedy(params, numbers, part, fold, config)
+            play = partial(rollout.over_episodes, lambda row: one(row, number))
+            return sharing.over_episodes(play, fold.known)
+
+        return jnp.swapaxes(jax.lax.map(each, jnp.arange(plays)), 0, 1)
+    rows, numbered = jnp.repeat(fold.known, plays), jnp.tile(jnp.arange(plays), tasks)
+    play = partial(rollout.over_episodes, _greedy(params, numbers, bank, fold, config))
+    return sharing.over_episodes(play, rows, numbered).reshape(tasks, plays, -1)
+
+
+def _greedy(
+    params: Params, numbers: Numbers, bank: SurfaceBank, fold: Fold, config: TrainConfig
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The normalised regret `[T]` of the greedy policy in a numbered variant of a task of the bank."""
     network = FlaxNetwork(config.network)
     shared = rollout.background(bank, fold, numbers)
     metafeatures = banks.standardised_metafeatures(bank, fold)
     act = players.q_player(network, config.network, params)
+    as_played = env.at_test(config.env, config.env.trials)
 
     def one(row: jax.Array, number: jax.Array) -> jax.Array:
         task = augment.real_task(bank, fold, metafeatures, row, config.surrogate.leave_out)
@@ -182,11 +223,24 @@ def validate(
         key = jax.random.key(0)  # a greedy player draws nothing
         return rollout.play(act, memory, shared, task, key, as_played, config.surrogate).regret
 
-    as_played = env.at_test(config.env, config.env.trials)
-    tasks, plays = fold.known.shape[0], config.validation_plays
-    rows, numbered = jnp.repeat(fold.known, plays), jnp.tile(jnp.arange(plays), tasks)
-    regret = sharing.over_episodes(partial(rollout.over_episodes, one), rows, numbered)
-    return regret.reshape(tasks, plays, -1)
+    return one
+
+
+def _seen(
+    bank: SurfaceBank, number: jax.Array | int = 0, *, config: TrainConfig, sharing: Sharing = ALONE
+) -> SurfaceBank:
+    """The columns of sharded surfaces that play `number` of a validation sees, and fitting (number 0)."""
+    key = jax.random.fold_in(jax.random.key(0), number)
+    columns = augment.draw_columns(key, bank.legal.shape[1], _SEEN * config.augment.candidates)
+    part = banks.take_candidates(bank, columns, sharing)
+    tasks = bank.best.shape[0]
+    return part._replace(**{name: getattr(part, name)[:tasks] for name in banks.TABLES})
+
+
+def _padded(table: Any, rows: int) -> Any:
+    """`table [D, N]` with rows of zeros up to so many."""
+    lacking = rows - table.shape[0]
+    return table if not lacking else np.pad(np.asarray(table), ((0, lacking), (0, 0)))
 
 
 def _learn(bank: SurfaceBank, folds: Fold, config: TrainConfig) -> Numbers:

@@ -15,11 +15,16 @@ import jax
 import numpy as np
 import tiny_runs
 
+from hyprl_jax import program as program_module
 from hyprl_jax import training
+from hyprl_jax.config import AugmentConfig
 from hyprl_jax.program import Program
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
+    "sharded": {"surfaces": "sharded", "augment": AugmentConfig(candidates=4)},
+    "seen": {"surfaces": "sharded", "augment": AugmentConfig(candidates=4)},  # 8 of 14 columns
+    "replicated": {"augment": AugmentConfig(candidates=4)},
     "replay": {"learner": {"ordering": "q", "replay": "prioritised", "replay_capacity": 24}},
 }
 
@@ -37,9 +42,11 @@ def plain(state: Any) -> dict[str, np.ndarray]:
 def main(devices: int, folds: tuple[int, ...], seeds: tuple[int, ...], out: str, variant: str) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
     with tempfile.TemporaryDirectory() as folder:
-        collection = tiny_runs.write_collections(Path(folder))["grid"]
+        name = "conditional" if variant == "seen" else "grid"
+        collection = tiny_runs.write_collections(Path(folder))[name]
         config = tiny_runs.tiny_config(collection, folds=folds, seeds=seeds, **VARIANTS[variant])
         data = training.load_data(config)
+    program_module._SEEN = 2 if variant == "seen" else program_module._SEEN
     program = Program(config)
     bank, places = program.place(data.bank, data.folds)
     state = program.start(bank, places)
