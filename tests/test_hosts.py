@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import tiny_runs
@@ -26,7 +28,6 @@ from hyprl_jax.cli.common import INTERRUPTED
 from hyprl_jax.config import TrainConfig, to_dict
 from hyprl_jax.errors import InputError
 from hyprl_jax.hosts import Company, any_of, arrays_from_first, check_same, fetch, find_company, from_first
-from hyprl_jax.policies import load_policy
 from hyprl_jax.runs import RunFolder
 
 MOMENT = 600.0  # seconds after which processes that do not answer have failed
@@ -152,22 +153,19 @@ def wait_for_rows(run: Path, rows: int, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def same_run(one: Path, other: Path) -> None:
-    """Whether two runs ended alike, up to rounding."""
-    kept, found = load_policy(one), load_policy(other)
-    for leaf, same in zip(*map(leaves_of, (kept.params, found.params)), strict=True):
-        np.testing.assert_allclose(leaf, same, rtol=1e-3, atol=1e-3)
+def same_run(config: TrainConfig, one: Path, other: Path) -> None:
+    """Whether two runs of a configuration ended alike, up to rounding."""
+    data = training.load_data(config)
+    target = jax.eval_shape(tiny_runs.program_of(config).start, data.bank, data.folds)
+    states = [CheckpointStore(path / "checkpoints").restore(target).state for path in (one, other)]
+    compare = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(compare, states[0].learner.params, states[1].learner.params)
+    jax.tree.map(compare, states[0].best, states[1].best)
     rows, others = (RunFolder(path).read_metrics() for path in (one, other))
     assert [row["env_steps"] for row in rows] == [row["env_steps"] for row in others]
     for row, same in zip(rows, others, strict=True):
         for name in ("regret_train", "regret_validation", "loss"):
             assert row[name] == pytest.approx(same[name], rel=1e-3, abs=1e-3)
-
-
-def leaves_of(tree: Any) -> list[np.ndarray]:
-    import jax
-
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def shorter(run: Path, steps: int) -> None:
@@ -186,12 +184,12 @@ def test_two_processes_train_the_run_of_one_and_one_goes_on_with_it(
     assert first == second
     expected = {name: alone.result[name] for name in ("env_steps", "interrupted")}
     assert {**expected, "run": str(run)}.items() <= first.items()
-    same_run(run, alone.run)
+    same_run(alone.config, run, alone.run)
     before, last = CheckpointStore(run / "checkpoints").steps()
     shorter(run, before)
     result = training.resume(run, silent=True)
     assert result["env_steps"] == last
-    same_run(run, alone.run)
+    same_run(alone.config, run, alone.run)
 
 
 def endless(config: TrainConfig, folder: Path) -> str:
@@ -300,8 +298,8 @@ def test_four_processes_train_seeds_and_shares_of_episodes(alone: SimpleNamespac
     training.train(config, one, silent=True)
     results = answers_of(start_all(4, "--config", str(file), "--out", str(run)))
     assert all(result == results[0] for result in results)
-    same_run(run, one)
+    same_run(config, run, one)
     before, _ = CheckpointStore(run / "checkpoints").steps()
     shorter(run, before)
     answers_of(start_all(2, "--resume", str(run)))
-    same_run(run, one)
+    same_run(config, run, one)

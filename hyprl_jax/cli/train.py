@@ -113,6 +113,10 @@ def run_train(options: TrainOptions) -> Outcome:
     """Trains or resumes; says where the run is and how good its best policies are."""
     from hyprl_jax.devices import use_all_cores
 
+    for name in ("devices", "patience"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise UsageError(f"--{name} is {number}: give at least 1")
     use_all_cores(options.devices)
     company = Company(options.coordinator, options.process_id, options.num_processes)
     several = options.distributed or company != Company()
