@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyprl_jax.errors import InputError
+from hyprl_jax.mesh import ALONE, Sharing
 from hyprl_jax.runtime.smoothing import smoothed
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class SurfaceBank(NamedTuple):
     """`[D]` int32: which collection the task belongs to."""
     group: jax.Array
     """`[D]` int32: tasks with the same number come from the same source data."""
+
+
+TABLES = ("objective", "legal", "unit", "smooth")
+"""The fields of a bank that are `[D, N]`: nearly all of its size."""
 
 
 class Fold(NamedTuple):
@@ -159,16 +164,11 @@ def _check_groups(index: BankIndex, splits: Sequence[Split]) -> None:
                 )
 
 
-def take_candidates(bank: SurfaceBank, columns: jax.Array) -> SurfaceBank:
+def take_candidates(bank: SurfaceBank, columns: jax.Array, sharing: Sharing = ALONE) -> SurfaceBank:
     """The bank with only the configurations `columns [C]` int32; `best` and `worst` stay those of the whole
-    table."""
-    return bank._replace(
-        objective=bank.objective[:, columns],
-        legal=bank.legal[:, columns],
-        unit=bank.unit[:, columns],
-        smooth=bank.smooth[:, columns],
-        encodings=bank.encodings[:, columns],
-    )
+    table. Where `sharing` says that each device holds some tasks only, all hold all tasks of the result."""
+    tables = {name: sharing.columns_of(getattr(bank, name), columns, bank.best.shape[0]) for name in TABLES}
+    return bank._replace(encodings=bank.encodings[:, columns], **tables)
 
 
 def peers(bank: SurfaceBank, fold: Fold, row: jax.Array, leave_out: bool = True) -> jax.Array:

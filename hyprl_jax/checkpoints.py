@@ -213,11 +213,9 @@ class _Stored(NamedTuple):
 
 def _write_arrays(folder: Path, arrays: Mapping[int, np.ndarray]) -> None:
     """Lets orbax write the arrays; empty ones, which it refuses, are known by their shape alone."""
-    import orbax.checkpoint as ocp
-
     stored = {_leaf_name(index): array for index, array in arrays.items() if array.size}
     if stored:
-        with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+        with _quiet(), _checkpointer() as checkpointer:
             checkpointer.save(folder.absolute(), stored)
 
 
@@ -229,7 +227,7 @@ def _read_arrays(folder: Path, expected: Mapping[int, _Stored]) -> dict[int, np.
     present = {_leaf_name(index): form for index, form in expected.items() if 0 not in form.shape}
     if not present:
         return arrays
-    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer:
         try:
             # The declared shapes come first, so that a forged one cannot make the reader fill the memory.
             declared = checkpointer.metadata(folder.absolute()).item_metadata.tree
@@ -240,6 +238,20 @@ def _read_arrays(folder: Path, expected: Mapping[int, _Stored]) -> dict[int, np.
             raise DamagedError(f"orbax cannot read it: {' '.join(str(error).split())[:200]}") from error
     _check_stored(stored, present)
     return arrays | {index: stored[_leaf_name(index)] for index in expected if _leaf_name(index) in present}
+
+
+def _checkpointer() -> Any:
+    """What reads and writes arrays; in one of several processes, without waiting for the others."""
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return ocp.PyTreeCheckpointer()
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _check_stored(found: Mapping[str, Any], expected: Mapping[str, _Stored]) -> None:

@@ -30,6 +30,7 @@ Optimizer = Literal["adam", "adamw", "rmsprop", "sgd"]
 Decay = Literal["constant", "linear", "cosine"]
 Ordering = Literal["policy_gradient", "q"]
 Exploration = Literal["uniform", "acquisition"]
+Surfaces = Literal["replicated", "sharded"]
 
 
 def sweepable(default: float) -> Any:
@@ -253,6 +254,9 @@ class TrainConfig:
     """Updates in one compiled chunk, between two validations."""
     checkpoint_seconds: float = 30.0
     """Least time between two checkpoints (0: after every chunk)."""
+    surfaces: Surfaces = "replicated"
+    """The surfaces are on every device, or sharded: each holds some tasks, for collections larger than one
+    device. Then validation and fitting see 8 times `augment.candidates` configurations, drawn once."""
     env: EnvConfig = EnvConfig()
     augment: AugmentConfig = AugmentConfig()
     surrogate: SurrogateConfig = SurrogateConfig()
@@ -322,9 +326,13 @@ def from_saved(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def _missing(complete: Mapping[str, Any], values: Mapping[str, Any], path: str) -> str | None:
-    """Dotted name of the first field of `complete` that `values` lacks."""
+    """Dotted name of the first field of `complete` that `values` lacks.
+
+    Runs from before there were `surfaces` had them replicated."""
     for name, value in complete.items():
         if name not in values:
+            if name == "surfaces":
+                continue
             return f"{path}{name}"
         if isinstance(value, Mapping):
             deeper = _missing(value, values[name], f"{path}{name}.")

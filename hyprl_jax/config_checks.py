@@ -60,6 +60,15 @@ def check(config: TrainConfig) -> None:
     _check_probabilities(config)
     _check_combinations(config)
     _check_network(config)
+    _check_surfaces(config)
+
+
+def _check_surfaces(config: TrainConfig) -> None:
+    """Of sharded surfaces no device ever holds all columns, or those of every stored episode."""
+    if config.surfaces == "sharded" and config.augment.candidates == 0:
+        raise InputError("sharded surfaces offer some of the columns: set augment.candidates above 0")
+    if config.surfaces == "sharded" and config.learner.replay != "none":
+        raise InputError("sharded surfaces cannot be played again: set learner.replay to none")
 
 
 def _numbers(part: Any, path: str = "") -> list[tuple[str, float]]:

@@ -19,3 +19,7 @@ class MissingExtraError(InputError, ImportError):
         super().__init__(
             f"{package} is not installed: run `pip install 'hyprl-jax[{extra}]'` to use this feature"
         )
+
+
+class LostProcessError(Exception):
+    """Another process of a run that several train together has ended or does not answer; one line."""

@@ -15,6 +15,7 @@ not ask the network to tell hard tasks from easy ones.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from hyprl_jax.env import Task
 from hyprl_jax.errors import InputError
 from hyprl_jax.explore import SCHEDULES
 from hyprl_jax.knowledge import Numbers
+from hyprl_jax.mesh import ALONE, Sharing
 from hyprl_jax.networks import SIZE_HEADS, CandidateInputs, FlaxNetwork, Params
 from hyprl_jax.pieces import gradients_of
 from hyprl_jax.players import Kept
@@ -143,17 +145,20 @@ def _check_outputs(bank: SurfaceBank, config: TrainConfig) -> None:
 
 
 def update(
-    state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig, numbers: Numbers
-) -> tuple[LearnerState, dict[str, jax.Array]]:
-    """One update, with the surrogate's `numbers [L, ...]`; metrics are float32 scalars."""
+    state: LearnerState, bank: SurfaceBank, fold: Fold, config: TrainConfig, numbers: Numbers,
+    sharing: Sharing = ALONE,
+) -> tuple[LearnerState, dict[str, jax.Array]]:  # fmt: skip
+    """One update, with the surrogate's `numbers [L, ...]`, on the devices that `sharing` says; metrics are
+    float32 scalars."""
     learner = config.learner
     key, play_key, fit_key, replay_key = jax.random.split(state.key, 4)
     task_key, column_key, episode_key = jax.random.split(play_key, 3)
     columns = augment.draw_columns(column_key, bank.legal.shape[1], config.augment.candidates)
-    offered = banks.take_candidates(bank, columns)
+    offered = banks.take_candidates(bank, columns, sharing)
     tasks = draw_tasks(task_key, offered, fold, config)
     epsilon = _epsilon(state.updates, learner)
-    record = _play(state, offered, fold, tasks, episode_key, epsilon, config, numbers)
+    play = partial(_play, state, offered, fold, epsilon=epsilon, config=config, numbers=numbers)
+    record = sharing.over_episodes(play, tasks, jax.random.split(episode_key, learner.episodes))
     batch = make_batch(record, tasks, config)
     metrics = {
         "regret_behaviour": _mean(record.regret, record.valid),
@@ -165,8 +170,8 @@ def update(
     if learner.replay != "none":
         stored = Stored(tasks, record.action, jnp.broadcast_to(columns, (learner.episodes, columns.shape[0])))
         buffer = replay.add(buffer, stored)
-        batch, sampled = _from_replay(state, buffer, bank, fold, replay_key, config, numbers)
-    params, optimizer, loss, errors = fit(state, batch, fit_key, config)
+        batch, sampled = _from_replay(state, buffer, bank, fold, replay_key, config, numbers, sharing)
+    params, optimizer, loss, errors = fit(state, batch, fit_key, config, sharing)
     if learner.replay == "prioritised" and sampled is not None:
         buffer = replay.update_priorities(buffer, sampled, errors)
     updates = state.updates + 1
@@ -208,8 +213,7 @@ def make_batch(record: Record, tasks: Task, config: TrainConfig) -> Batch:
         targets = jax.vmap(lambda r, d, v, ok: returns.n_step_returns(r, d, v, learner.n_step, valid=ok))(
             rewards, discounts, following, record.valid
         )
-    ones = jnp.ones(targets.shape[0], jnp.float32)
-    merits = None
+    ones, merits = jnp.ones(targets.shape[0], jnp.float32), None
     if learner.ordering == "policy_gradient":
         merits = ordering.advantages(
             record.reward, record.regret, record.over, record.valid, learner.plays, learner.gamma
@@ -232,7 +236,7 @@ def shaped_rewards(
 
 
 def fit(
-    state: LearnerState, batch: Batch, key: jax.Array, config: TrainConfig
+    state: LearnerState, batch: Batch, key: jax.Array, config: TrainConfig, sharing: Sharing = ALONE
 ) -> tuple[Params, Any, jax.Array, jax.Array]:
     """Epochs of minibatches over `batch`: new parameters, optimizer state, mean loss, and the mean absolute
     error of each episode `[E]` in the last epoch."""
@@ -242,8 +246,12 @@ def fit(
 
     def minibatch(carry: tuple, rows: jax.Array) -> tuple[tuple, tuple]:
         params, optimizer_state = carry
-        part = jax.tree.map(lambda leaf: leaf[rows], batch)
+        own = sharing.part_of(rows)
+        part = jax.tree.map(lambda leaf: leaf[own], batch)
         (loss, errors), gradients = gradients_of(partial(loss_function, network, learner), params, part)
+        # Means over valid steps, of which every device has a number of its own.
+        loss, gradients = sharing.mean((loss, gradients), part.valid.sum())
+        errors = sharing.gathered(errors)
         changes, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         return (optax.apply_updates(params, changes), optimizer_state), (loss, errors)
 
@@ -309,7 +317,7 @@ def _play(
     offered: SurfaceBank,
     fold: Fold,
     tasks: Task,
-    key: jax.Array,
+    keys: jax.Array,
     epsilon: jax.Array | float,
     config: TrainConfig,
     numbers: Numbers,
@@ -328,7 +336,6 @@ def _play(
         memory = players.q_memory(network, state.params, state.target, task)
         return rollout.play(act, memory, shared, task, episode_key, config.env, config.surrogate)
 
-    keys = jax.random.split(key, tasks.best.shape[0])
     return rollout.over_episodes(one, tasks, keys, forced)
 
 
@@ -340,6 +347,7 @@ def _from_replay(
     key: jax.Array,
     config: TrainConfig,
     numbers: Numbers,
+    sharing: Sharing,
 ) -> tuple[Batch, jax.Array]:
     """A batch of stored episodes seen with the current parameters, and their places in the buffer `[E]`.
 
@@ -359,19 +367,18 @@ def _from_replay(
     def again(task: Task, actions: jax.Array, columns: jax.Array, episode_key: jax.Array) -> Record:
         offered = banks.take_candidates(bank, columns)
         one = jax.tree.map(lambda leaf: leaf[None], task)
-        record = _play(state, offered, fold, one, episode_key, 0.0, config, numbers, actions[None])
+        keys = jax.random.split(episode_key, 1)
+        record = _play(state, offered, fold, one, keys, 0.0, config, numbers, actions[None])
         return jax.tree.map(lambda leaf: leaf[0], record)
 
     keys = jax.random.split(play_key, learner.episodes)
-    record = jax.vmap(again)(stored.task, stored.actions, stored.columns, keys)
+    record = sharing.over_episodes(jax.vmap(again), stored.task, stored.actions, stored.columns, keys)
     # Sampled episodes are of different tasks: there are no plays of one task to take a baseline from.
     plain = make_batch(record, stored.task, _without_baseline(config))
     return plain._replace(weights=weights), places
 
 
 def _without_baseline(config: TrainConfig) -> TrainConfig:
-    import dataclasses
-
     return dataclasses.replace(config, learner=dataclasses.replace(config.learner, baseline=False))
 
 

@@ -2,8 +2,8 @@
 once.
 
 Folds and seeds are axes of one program: every leaf of the state is `[folds, seeds, ...]`. Each member's
-arithmetic is independent of its neighbours. They are dealt out over the devices, along whichever of the two
-axes goes up evenly (each core of a CPU is a device, see `devices`), and nothing is exchanged between devices.
+arithmetic is independent of its neighbours. They are dealt out over the devices (each core of a CPU is one,
+see `devices`), and devices that are left over share the episodes of a member, see `mesh`.
 On a CPU the members of a device run one after another (a batched matrix product of many small matrices gains
 nothing there), on an accelerator side by side.
 """
@@ -16,14 +16,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
 
-from hyprl_jax import augment, devices, env, fitting, learner, players, rollout
+from hyprl_jax import augment, env, fitting, hosts, learner, mesh, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.knowledge import Numbers
 from hyprl_jax.learner import LearnerState
+from hyprl_jax.mesh import ALONE, Layout, Sharing
 from hyprl_jax.networks import FlaxNetwork, Params
+
+_SEEN = 8  # times `augment.candidates`: columns that validation and fitting see of sharded surfaces
 
 Metrics = dict[str, jax.Array]
 
@@ -50,7 +55,13 @@ class Program:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self._axis, self._devices = _shares(len(config.folds), self.members, jax.device_count())
+        self.layout = Layout(
+            mesh.best_shape(
+                len(config.folds), self.members, config.learner.episodes // config.learner.minibatches,
+                jax.device_count(), jax.process_count(),
+            ),
+            config.surfaces == "sharded",
+        )  # fmt: skip
         self._learn = jax.jit(partial(_learn, config=config))
         self._start = jax.jit(self._dealt(over_members(self._start_member)))
         self._chunk = jax.jit(self._dealt(over_members(self._chunk_member)), donate_argnums=2)
@@ -66,39 +77,53 @@ class Program:
         return jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], self.members, axis=1), numbers)
 
     def _start_member(self, given: Any, bank: SurfaceBank, fold: Fold) -> Any:
-        return start_member(given, bank, fold, self.config)
+        return start_member(given, bank, fold, self.config, self.layout.sharing)
 
     def _chunk_member(self, state: Any, bank: SurfaceBank, fold: Fold) -> Any:
-        return chunk_member(state, bank, fold, self.config)
+        return chunk_member(state, bank, fold, self.config, self.layout.sharing)
 
     def _given(self, numbers: Numbers) -> Any:
         """What `_start_member` is given, `[folds, members, ...]`."""
         return self.keys(), numbers
 
     def _dealt(self, function: Callable) -> Callable:
-        """`function(bank, folds, members)` with the members of both arguments dealt out over devices."""
-        if self._axis == 0:  # folds go with their members
-            return devices.over_devices(function, self._devices, shared=1)
-        return devices.over_devices(function, self._devices, shared=2, axis=1)
+        """`function(bank, folds, members)` with members dealt out over the devices, folds with theirs."""
+        return self.layout.dealt(function, (self._bank_places(), mesh.FOLDS, mesh.MEMBERS))
+
+    def _bank_places(self) -> Any:
+        """Where the fields of a bank lie, as a bank of places."""
+        tables: Any = mesh.TASKS if self.layout.sharded else P()
+        rest: Any = P()
+        return SurfaceBank(*(tables if name in banks.TABLES else rest for name in SurfaceBank._fields))
 
     def place(self, bank: SurfaceBank, folds: Fold) -> tuple[SurfaceBank, Fold]:
         """`bank` and `folds` where the program wants them; it moves them there itself, but every time."""
-        if self._devices == 1:
-            return bank, folds
-        everywhere = devices.copy_to_all((bank, folds), self._devices)
-        return everywhere[0], devices.deal_out(folds, self._devices) if self._axis == 0 else everywhere[1]
+        if self.layout.alone:
+            return jax.tree.map(jnp.asarray, (bank, folds))
+        if self.layout.sharded:
+            rows = self.layout.padded(bank.best.shape[0])
+            bank = bank._replace(**{name: _padded(getattr(bank, name), rows) for name in banks.TABLES})
+        placed = (
+            self.layout.place(leaf, place) for leaf, place in zip(bank, self._bank_places(), strict=True)
+        )
+        return SurfaceBank(*placed), self.layout.place(folds, mesh.FOLDS)
 
     def _arguments(self, bank: SurfaceBank, folds: Fold, members: Any) -> tuple:
-        if self._devices > 1:
-            members = devices.deal_out(members, self._devices, self._axis)
+        if not self.layout.alone:
+            members = self.layout.place(members, mesh.MEMBERS)
         return (*self.place(bank, folds), members)
 
     def start(self, bank: SurfaceBank, folds: Fold) -> Any:
         """The TrainingState before training, validated once; leaves of `folds` are `[folds, ...]`."""
         # On one device: XLA's factorisations wait for threads that several CPU devices share, and for good if
         # each device holds what the other waits for.
-        alone = jax.device_put((bank, folds), jax.devices()[0]) if self._devices > 1 else (bank, folds)
-        return self._start(*self._arguments(bank, folds, self._given(self._numbers(*alone))))
+        seen = bank
+        if self.config.surfaces == "sharded":
+            seen = jax.jit(partial(_seen, config=self.config))(self.place(bank, folds)[0])
+        alone = (seen, folds) if self.layout.alone else self.layout.on_one((seen, folds))
+        numbers = self._numbers(*alone)
+        numbers = hosts.arrays_from_first(numbers, numbers)
+        return self._start(*self._arguments(bank, folds, self._given(numbers)))
 
     def chunk(self, state: Any, bank: SurfaceBank, folds: Fold) -> tuple[Any, Metrics]:
         """The state after `config.updates_per_chunk` updates and a validation, and metrics `[folds, seeds]`.
@@ -151,29 +176,45 @@ def over_members(function: Callable) -> Callable:
     return all_members
 
 
-def _shares(folds: int, seeds: int, available: int) -> tuple[int, int]:
-    """The axis of `[folds, seeds]` to deal out, and over how many of the `available` devices."""
-    number, axis = max(
-        (max(n for n in range(1, available + 1) if size % n == 0), axis)
-        for axis, size in enumerate((folds, seeds))
-    )
-    return axis, number
-
-
 def validate(
-    params: Params, numbers: Numbers, bank: SurfaceBank, fold: Fold, config: TrainConfig
+    params: Params,
+    numbers: Numbers,
+    bank: SurfaceBank,
+    fold: Fold,
+    config: TrainConfig,
+    sharing: Sharing = ALONE,
 ) -> jax.Array:
     """Normalised regret `[K, V, T]` of the greedy policy on the known tasks of a fold, each without its own
     group, in each of V = `config.validation_plays` plays: one of the task as it is, the others over halves of
     its candidates that are the same at every validation. A few dozen greedy episodes are a coarse measure;
-    the halves refine it.
+    the halves refine it. Of sharded surfaces each play sees columns of its own, see `TrainConfig.surfaces`.
 
     For padded known tasks the numbers mean nothing.
     """
+    tasks, plays = fold.known.shape[0], config.validation_plays
+    if config.surfaces == "sharded":
+
+        def each(number: jax.Array) -> jax.Array:
+            part = _seen(bank, number, config=config, sharing=sharing)
+            one = _greedy(params, numbers, part, fold, config)
+            play = partial(rollout.over_episodes, lambda row: one(row, number))
+            return sharing.over_episodes(play, fold.known)
+
+        return jnp.swapaxes(jax.lax.map(each, jnp.arange(plays)), 0, 1)
+    rows, numbered = jnp.repeat(fold.known, plays), jnp.tile(jnp.arange(plays), tasks)
+    play = partial(rollout.over_episodes, _greedy(params, numbers, bank, fold, config))
+    return sharing.over_episodes(play, rows, numbered).reshape(tasks, plays, -1)
+
+
+def _greedy(
+    params: Params, numbers: Numbers, bank: SurfaceBank, fold: Fold, config: TrainConfig
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The normalised regret `[T]` of the greedy policy in a numbered variant of a task of the bank."""
     network = FlaxNetwork(config.network)
     shared = rollout.background(bank, fold, numbers)
     metafeatures = banks.standardised_metafeatures(bank, fold)
     act = players.q_player(network, config.network, params)
+    as_played = env.at_test(config.env, config.env.trials)
 
     def one(row: jax.Array, number: jax.Array) -> jax.Array:
         task = augment.real_task(bank, fold, metafeatures, row, config.surrogate.leave_out)
@@ -182,10 +223,24 @@ def validate(
         key = jax.random.key(0)  # a greedy player draws nothing
         return rollout.play(act, memory, shared, task, key, as_played, config.surrogate).regret
 
-    as_played = env.at_test(config.env, config.env.trials)
-    tasks, plays = fold.known.shape[0], config.validation_plays
-    rows, numbered = jnp.repeat(fold.known, plays), jnp.tile(jnp.arange(plays), tasks)
-    return rollout.over_episodes(one, rows, numbered).reshape(tasks, plays, -1)
+    return one
+
+
+def _seen(
+    bank: SurfaceBank, number: jax.Array | int = 0, *, config: TrainConfig, sharing: Sharing = ALONE
+) -> SurfaceBank:
+    """The columns of sharded surfaces that play `number` of a validation sees, and fitting (number 0)."""
+    key = jax.random.fold_in(jax.random.key(0), number)
+    columns = augment.draw_columns(key, bank.legal.shape[1], _SEEN * config.augment.candidates)
+    part = banks.take_candidates(bank, columns, sharing)
+    tasks = bank.best.shape[0]
+    return part._replace(**{name: getattr(part, name)[:tasks] for name in banks.TABLES})
+
+
+def _padded(table: Any, rows: int) -> Any:
+    """`table [D, N]` with rows of zeros up to so many."""
+    lacking = rows - table.shape[0]
+    return table if not lacking else np.pad(np.asarray(table), ((0, lacking), (0, 0)))
 
 
 def _learn(bank: SurfaceBank, folds: Fold, config: TrainConfig) -> Numbers:
@@ -194,26 +249,31 @@ def _learn(bank: SurfaceBank, folds: Fold, config: TrainConfig) -> Numbers:
 
 
 def start_member(
-    given: tuple[jax.Array, Numbers], bank: SurfaceBank, fold: Fold, config: TrainConfig
+    given: tuple[jax.Array, Numbers],
+    bank: SurfaceBank,
+    fold: Fold,
+    config: TrainConfig,
+    sharing: Sharing = ALONE,
 ) -> TrainingState:
     """The state of one fold and seed before training, `given` its key and what its surrogate learned."""
     key, numbers = given
     state = learner.init(key, bank, fold, config)
-    scores = _scores(state.average, numbers, bank, fold, config)
+    scores = _scores(state.average, numbers, bank, fold, config, sharing)
     best = jax.tree.map(jnp.copy, state.average)
     return TrainingState(state, numbers, scores, best, _means(scores, fold)[1], jnp.int32(0))
 
 
 def chunk_member(
-    state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig
+    state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig, sharing: Sharing = ALONE
 ) -> tuple[TrainingState, Metrics]:
     """One fold and seed after a chunk of updates and a validation."""
 
     def one(carry: LearnerState, _: None) -> tuple[LearnerState, Metrics]:
-        return learner.update(carry, bank, fold, config, state.numbers)
+        return learner.update(carry, bank, fold, config, state.numbers, sharing)
 
     learned, metrics = jax.lax.scan(one, state.learner, None, length=config.updates_per_chunk)
-    scores = _scores(learned.average, state.numbers, bank, fold, config)
+    learned = sharing.agreed(learned)
+    scores = _scores(learned.average, state.numbers, bank, fold, config, sharing)
     train, score = _means(scores, fold)
     gain, error = validation_gain(state.start_scores, scores, fold)
     # A policy that is worse than its start on the training tasks has learned noise. One that is better on
@@ -235,10 +295,15 @@ def chunk_member(
 
 
 def _scores(
-    params: Params, numbers: Numbers, bank: SurfaceBank, fold: Fold, config: TrainConfig
+    params: Params,
+    numbers: Numbers,
+    bank: SurfaceBank,
+    fold: Fold,
+    config: TrainConfig,
+    sharing: Sharing,
 ) -> jax.Array:
     """Regret `[K]` of each known task, averaged over trials and plays."""
-    return validate(params, numbers, bank, fold, config).mean(axis=(1, 2))
+    return validate(params, numbers, bank, fold, config, sharing).mean(axis=(1, 2))
 
 
 def _means(scores: jax.Array, fold: Fold) -> tuple[jax.Array, jax.Array]:

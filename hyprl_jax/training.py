@@ -3,11 +3,13 @@ stop.
 
 A run is fully determined by its configuration, its collections (checked by hash on a resume), the machine
 and the number of devices: interrupted anywhere, `kill -9` included, and resumed, it ends with bitwise the
-same weights.
+same weights. Several processes may train a run together (`hyprl_jax.hosts`): then all call the same
+functions, and the first of them alone has the run folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -19,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyprl_jax import bank as banks
+from hyprl_jax import hosts
 from hyprl_jax.bank import BankIndex, Fold, SurfaceBank
 from hyprl_jax.checkpoints import CheckpointStore, weights_sha256
 from hyprl_jax.config import TrainConfig, from_saved, to_dict
@@ -64,7 +67,7 @@ def train(config: TrainConfig, out: Path, silent: bool = False) -> Result:
         raise InputError("nothing to train on: name at least one collection")
     config = dataclasses.replace(config, collections=tuple(anchored(name) for name in config.collections))
     data = load_data(config)
-    run = RunFolder.create(out, to_dict(config))
+    run = RunFolder.create(out, to_dict(config)) if hosts.is_first() else None
     return _run(config, data, run, silent)
 
 
@@ -75,8 +78,8 @@ def resume(path: Path, silent: bool = False) -> Result:
     A finished run is left as it is. Returns as `train`. Raises InputError if `path` is no run, its
     collections have changed, or its checkpoints do not fit.
     """
-    run = RunFolder(path)
-    config = from_saved(run.read_config())
+    run = RunFolder(path) if hosts.is_first() else None
+    config = from_saved(hosts.from_first(lambda: run.read_config() if run else None))
     return _run(config, load_data(config), run, silent)
 
 
@@ -96,7 +99,9 @@ def load_data(config: TrainConfig) -> TrainingData:
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *folds)
     groups = [group for table in tables for group in table.groups]
     known = [frozenset(groups[row] for row in fold.known) for fold in folds]
-    return TrainingData(jax.tree.map(jnp.asarray, bank), stacked, index, known)
+    if config.surfaces == "replicated":  # sharded ones never are on one device as a whole
+        bank = jax.tree.map(jnp.asarray, bank)
+    return TrainingData(bank, stacked, index, known)
 
 
 def _check_candidates(config: TrainConfig, index: BankIndex) -> None:
@@ -115,45 +120,54 @@ def _check_candidates(config: TrainConfig, index: BankIndex) -> None:
         )
 
 
-def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) -> Result:
+def _run(config: TrainConfig, data: TrainingData, run: RunFolder | None, silent: bool) -> Result:
+    hosts.check_same([to_dict(dataclasses.replace(config, collections=("any",))), data.hashes])
     program = Program(config)
     placed = program.place(data.bank, data.folds)
     data = data._replace(bank=placed[0], folds=placed[1])
-    store = CheckpointStore(run.checkpoints)
-    with run.locked():
+    store = CheckpointStore(run.checkpoints) if run else None
+    with contextlib.ExitStack() as stack:
+        if run:
+            stack.enter_context(run.locked())
         state, chunks, seconds = _begin(program, data, store)
         env_steps = chunks * program.steps_per_chunk
         total = program.chunks * program.steps_per_chunk
         interrupted = False
         with (
             StopSignal() as stop,
-            run.metrics_writer(after=env_steps) as writer,
-            Progress(total, "training", silent=silent) as progress,
+            run.metrics_writer(after=env_steps) if run else contextlib.nullcontext() as writer,
+            Progress(total, "training", silent=silent or not run) as progress,
         ):
             saved_at = time.monotonic()
             while chunks < program.chunks:
                 began = time.monotonic()
                 state, metrics = program.chunk(state, data.bank, data.folds)
-                metrics = jax.device_get(metrics)
+                metrics = jax.device_get(hosts.fetch(jax.block_until_ready(metrics)))
                 took = time.monotonic() - began
                 chunks, seconds = chunks + 1, seconds + took
                 env_steps = chunks * program.steps_per_chunk
-                writer.append(
-                    metrics_row(config, env_steps, seconds, program.steps_per_chunk / took, metrics)
-                )
+                if writer:
+                    writer.append(
+                        metrics_row(config, env_steps, seconds, program.steps_per_chunk / took, metrics)
+                    )
                 progress.update(env_steps, _words(metrics))
-                interrupted = stop.requested and chunks < program.chunks
-                due = time.monotonic() - saved_at >= config.checkpoint_seconds
+                late = time.monotonic() - saved_at >= config.checkpoint_seconds
+                stopping, due = hosts.any_of(stop.requested, late)
+                interrupted = stopping and chunks < program.chunks
                 if due or interrupted or chunks == program.chunks:
-                    save(run, store, env_steps, state, data, config, chunks, seconds)
+                    whole = hosts.fetch(state)
+                    if run and store:
+                        save(run, store, env_steps, whole, data, config, chunks, seconds)
                     saved_at = time.monotonic()
-                if interrupted:
+                if interrupted and run:
                     progress.note(f"stopped; go on with: hyprl train --resume {run.path}")
+                if interrupted:
                     break
-        if env_steps:
+        if env_steps and run:
             plot_metrics(run)
+    state = hosts.fetch(state)
     return {
-        "run": str(run.path),
+        "run": hosts.from_first(lambda: str(run.path) if run else ""),
         "env_steps": env_steps,
         "weights_sha256": weights_sha256({"best": state.best, "last": state.learner.params}),
         "best_validation": np.asarray(state.best_score, np.float64).round(6).tolist(),
@@ -161,11 +175,21 @@ def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) 
     }
 
 
-def _begin(program: Program, data: TrainingData, store: CheckpointStore) -> tuple[TrainingState, int, float]:
-    """The state to go on from, the chunks done and the seconds they took."""
-    if not store.steps():
+def _begin(
+    program: Program, data: TrainingData, store: CheckpointStore | None
+) -> tuple[TrainingState, int, float]:
+    """The state to go on from, the chunks done and the seconds they took; the first process has a `store`."""
+    if not hosts.from_first(lambda: bool(store and store.steps())):
         return program.start(data.bank, data.folds), 0, 0.0
     target = jax.eval_shape(program.start, data.bank, data.folds)
+    state, chunks, seconds = _restored(program, data, store, target) if store else (None, 0, 0.0)
+    chunks, seconds = hosts.from_first(lambda: (chunks, seconds))
+    return hosts.arrays_from_first(state, target), chunks, seconds
+
+
+def _restored(
+    program: Program, data: TrainingData, store: CheckpointStore, target: Any
+) -> tuple[TrainingState, int, float]:
     restored = store.restore(target)
     if restored.metadata.get("collections") != data.hashes:
         raise InputError("the collections have changed since the run was started: start a new run")

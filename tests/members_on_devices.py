@@ -1,7 +1,7 @@
-"""Trains four members on some devices of a CPU and writes their states; run by test_program.
+"""Trains members on some devices of a CPU and writes their states; run by test_program and test_mesh.
 
-`python members_on_devices.py DEVICES FOLDS SEEDS FILE.npz` for lists like `0,1`: the leaves of the state
-before training and after each of two chunks.
+`python members_on_devices.py DEVICES FOLDS SEEDS FILE.npz [VARIANT]` for lists like `0,1`: the leaves of the
+state before training and after each of two chunks. Variants: see `VARIANTS`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,18 @@ import jax
 import numpy as np
 import tiny_runs
 
+from hyprl_jax import program as program_module
 from hyprl_jax import training
+from hyprl_jax.config import AugmentConfig
 from hyprl_jax.program import Program
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "sharded": {"surfaces": "sharded", "augment": AugmentConfig(candidates=4)},
+    "seen": {"surfaces": "sharded", "augment": AugmentConfig(candidates=4)},  # 8 of 14 columns
+    "replicated": {"augment": AugmentConfig(candidates=4)},
+    "replay": {"learner": {"ordering": "q", "replay": "prioritised", "replay_capacity": 24}},
+}
 
 
 def plain(state: Any) -> dict[str, np.ndarray]:
@@ -29,12 +39,14 @@ def plain(state: Any) -> dict[str, np.ndarray]:
     }
 
 
-def main(devices: int, folds: tuple[int, ...], seeds: tuple[int, ...], out: str) -> None:
+def main(devices: int, folds: tuple[int, ...], seeds: tuple[int, ...], out: str, variant: str) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
     with tempfile.TemporaryDirectory() as folder:
-        collection = tiny_runs.write_collections(Path(folder))["grid"]
-        config = tiny_runs.tiny_config(collection, folds=folds, seeds=seeds)
+        name = "conditional" if variant == "seen" else "grid"
+        collection = tiny_runs.write_collections(Path(folder))[name]
+        config = tiny_runs.tiny_config(collection, folds=folds, seeds=seeds, **VARIANTS[variant])
         data = training.load_data(config)
+    program_module._SEEN = 2 if variant == "seen" else program_module._SEEN
     program = Program(config)
     bank, places = program.place(data.bank, data.folds)
     state = program.start(bank, places)
@@ -50,4 +62,4 @@ def main(devices: int, folds: tuple[int, ...], seeds: tuple[int, ...], out: str)
 
 if __name__ == "__main__":
     numbers = [tuple(int(number) for number in words.split(",")) for words in sys.argv[2:4]]
-    main(int(sys.argv[1]), numbers[0], numbers[1], sys.argv[4])
+    main(int(sys.argv[1]), numbers[0], numbers[1], sys.argv[4], (*sys.argv[5:], "")[0])

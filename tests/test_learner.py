@@ -188,7 +188,8 @@ def played_batch(config: TrainConfig) -> tuple[Params, learner.Batch]:
     def play(state: LearnerState) -> learner.Batch:
         tasks = learner.draw_tasks(jax.random.key(1), bank, fold, config)
         numbers = fitting.numbers_of(bank, config.surrogate)
-        record = learner._play(state, bank, fold, tasks, jax.random.key(2), 0.0, config, numbers)
+        keys = jax.random.split(jax.random.key(2), config.learner.episodes)
+        record = learner._play(state, bank, fold, tasks, keys, 0.0, config, numbers)
         return learner.make_batch(record, tasks, config)
 
     return jax.tree.map(lambda a, b: a + 0.02 * b, state.params, move(1.0)), play(state)

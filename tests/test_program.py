@@ -22,7 +22,7 @@ from tiny_runs import tiny_config
 from hyprl_jax import training
 from hyprl_jax.bank import Fold
 from hyprl_jax.config import TrainConfig
-from hyprl_jax.program import Program, TrainingState, _shares, validation_gain
+from hyprl_jax.program import Program, TrainingState, validation_gain
 from hyprl_jax.training import TrainingData
 
 
@@ -146,24 +146,6 @@ def test_a_chunk_takes_over_the_memory_of_its_state(
 # Several devices.
 
 
-@pytest.mark.parametrize(
-    ("folds", "seeds", "available", "axis", "used"),
-    [
-        (1, 1, 8, None, 1), (2, 3, 1, None, 1), (1, 4, 4, 1, 4), (1, 4, 3, 1, 2), (4, 1, 2, 0, 2),
-        (5, 2, 2, 1, 2), (5, 2, 8, 0, 5), (3, 5, 4, 0, 3), (3, 7, 2, None, 1), (10, 3, 4, None, 3),
-    ],
-)  # fmt: skip
-def test_members_are_dealt_out_evenly(
-    folds: int, seeds: int, available: int, axis: int | None, used: int
-) -> None:
-    """Over as many devices as one of both axes allows."""
-    found_axis, number = _shares(folds, seeds, available)
-    best = max(n for n in range(1, available + 1) if folds % n == 0 or seeds % n == 0)
-    assert number == used == best
-    assert (folds, seeds)[found_axis] % number == 0
-    assert axis is None or found_axis == axis
-
-
 def trained_on(folder: Path, devices: int, folds: str, seeds: str) -> dict[str, np.ndarray]:
     """The states of all members before and after two chunks, by a process with so many devices."""
     script, out = Path(__file__).with_name("members_on_devices.py"), folder / f"on{devices}.npz"
@@ -178,15 +160,19 @@ def trained_on(folder: Path, devices: int, folds: str, seeds: str) -> dict[str, 
 @pytest.mark.slow
 @pytest.mark.parametrize(("folds", "seeds"), [("0", "0,1,2,3"), ("0,1", "0")])
 def test_members_do_not_depend_on_the_devices_that_train_them(tmp_path: Path, folds: str, seeds: str) -> None:
-    """Bitwise, however many share them and whoever is their neighbour; a single device runs another program
-    of XLA's, which starts with the same bits and may round otherwise."""
+    """Bitwise, however many devices the seeds are dealt out over and whoever is their neighbour; a single
+    device runs another program of XLA's, which starts with the same bits and may round otherwise. Where
+    devices share the episodes of a member, up to rounding."""
     alone = trained_on(tmp_path, 1, folds, seeds)
     two, four = (trained_on(tmp_path, devices, folds, seeds) for devices in (2, 4))
     assert (alone.pop("devices"), two.pop("devices")) == (1, 2)
-    assert four.pop("devices") == max(len(folds.split(",")), len(seeds.split(",")))
+    assert four.pop("devices") == 4
     assert set(alone) == set(two) == set(four)
     for name, leaf in two.items():
-        np.testing.assert_array_equal(four[name], leaf, err_msg=name)
+        if "," in seeds:
+            np.testing.assert_array_equal(four[name], leaf, err_msg=name)
+        else:
+            np.testing.assert_allclose(four[name], leaf, rtol=1e-4, atol=1e-4, err_msg=name)
         if name.startswith("0") or not np.issubdtype(leaf.dtype, np.floating):
             np.testing.assert_array_equal(alone[name], leaf, err_msg=name)
         else:

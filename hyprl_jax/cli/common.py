@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 import tyro
 
-from hyprl_jax.errors import InputError
+from hyprl_jax.errors import InputError, LostProcessError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -94,6 +94,8 @@ def run_guarded(action: Callable[[], int], as_json: bool) -> int:
         return _fail("interrupted", INTERRUPTED, as_json)
     except InputError as mistake:
         return _fail(one_line(str(mistake)), INPUT_MISTAKE, as_json)
+    except LostProcessError as loss:
+        return _fail(one_line(str(loss)), FAILURE, as_json)
     except OSError as fault:
         if fault.errno not in _ENVIRONMENT_FAULTS:
             traceback.print_exc()

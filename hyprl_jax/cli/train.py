@@ -15,9 +15,12 @@ import tyro
 from hyprl_jax.cli.common import INTERRUPTED, Command, JsonFlag, Outcome, UsageError, read_options
 from hyprl_jax.config import TrainConfig, from_dict
 from hyprl_jax.errors import InputError
+from hyprl_jax.hosts import Company, find_company, is_first, joined
 from hyprl_jax.presets import PRESETS
 
 _ALIASES = {"--seed": "--seeds", "--fold": "--folds"}
+# Who trains, and not what: this may be another matter after an interruption.
+_WHO = ("--coordinator", "--process-id", "--num-processes", "--distributed", "--patience", "--devices")
 _LARGEST_CONFIG_FILE = 1_000_000  # bytes
 
 
@@ -30,6 +33,7 @@ class TrainOptions:
       hyprl train --config my.json --learner.learning-rate 5e-4 --fold all --out runs/second
       hyprl train --preset hyprl2019 --collections nnmeta --fold all --out runs/published
       hyprl train --resume runs/first
+      hyprl train --coordinator node1:9876 --num-processes 2 --process-id 0 --collections mlp --out runs/third
 
     --seed and --fold may be written for --seeds and --folds; `--fold all` trains every fold of the split.
     """
@@ -38,6 +42,19 @@ class TrainOptions:
     """Folder of the new run (default: runs/DATE-TIME)."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
     """Go on with an interrupted run, with its own configuration."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    """Several processes train this run: where the first of them listens (see docs/distributed.md)."""
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="")] = None
+    """Which of these processes this one is, from 0."""
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """How many they are."""
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Take what is left out of the three options before from the environment: JAX's variables, those of
+    Slurm, the index of a Kubernetes job."""
+    patience: Annotated[int, tyro.conf.arg(metavar="SECONDS")] = 60
+    """How long these processes wait for each other to start, or for a sign of life."""
+    devices: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Use at most so many CPU cores, each of which is a device (default: all)."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """A JSON file with any of the fields below; options on the command line win over it."""
     preset: Annotated[Literal["hyprl2019"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = (
@@ -94,21 +111,33 @@ def read_config_file(path: Path) -> TrainConfig:
 
 def run_train(options: TrainOptions) -> Outcome:
     """Trains or resumes; says where the run is and how good its best policies are."""
-    from hyprl_jax import training
     from hyprl_jax.devices import use_all_cores
-    from hyprl_jax.runs import RunFolder
 
-    use_all_cores()
-    if options.resume is not None:
-        for change in RunFolder(options.resume).version_changes():
-            print(f"note: since the run was started: {change}", file=sys.stderr)
-        result = training.resume(options.resume)
-    else:
-        out = options.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-        result = training.train(options.settings, out)
+    for name in ("devices", "patience"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise UsageError(f"--{name} is {number}: give at least 1")
+    use_all_cores(options.devices)
+    company = Company(options.coordinator, options.process_id, options.num_processes)
+    several = options.distributed or company != Company()
+    with joined(find_company(company) if several else None, options.patience):
+        result = _train(options)
     if result["interrupted"]:
         return Outcome(result, [f"stopped after {result['env_steps']:,} environment steps"], INTERRUPTED)
-    return Outcome(result, _summary(result))
+    return Outcome(result, _summary(result) if is_first() else ())
+
+
+def _train(options: TrainOptions) -> dict[str, Any]:
+    from hyprl_jax import training
+    from hyprl_jax.runs import RunFolder
+
+    if options.resume is None:
+        out = options.out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        return training.train(options.settings, out)
+    if is_first():
+        for change in RunFolder(options.resume).version_changes():
+            print(f"note: since the run was started: {change}", file=sys.stderr)
+    return training.resume(options.resume)
 
 
 def _summary(result: dict[str, Any]) -> list[str]:
@@ -149,7 +178,7 @@ def _value_of(option: str, words: list[str]) -> str | None:
 
 def _refuse_company_of_resume(words: list[str], all_folds: bool) -> None:
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
-    others = [name for name in given if name not in ("--resume", "--json")] + ["--fold"] * all_folds
+    others = [name for name in given if name not in ("--resume", "--json", *_WHO)] + ["--fold"] * all_folds
     if others:
         raise UsageError(f"--resume goes on with the run's own configuration: leave out {', '.join(others)}")
 

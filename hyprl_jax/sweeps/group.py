@@ -93,8 +93,12 @@ class GroupProgram(Program):
 
     def _start_member(self, given: Any, bank: SurfaceBank, fold: Fold) -> GroupState:
         values, own = given
-        return GroupState(values, program.start_member(own, bank, fold, self._with(values)))
+        return GroupState(
+            values, program.start_member(own, bank, fold, self._with(values), self.layout.sharing)
+        )
 
     def _chunk_member(self, state: GroupState, bank: SurfaceBank, fold: Fold) -> tuple[GroupState, Metrics]:
-        after, metrics = program.chunk_member(state.training, bank, fold, self._with(state.values))
+        after, metrics = program.chunk_member(
+            state.training, bank, fold, self._with(state.values), self.layout.sharing
+        )
         return GroupState(state.values, after), metrics
