@@ -233,6 +233,20 @@ class LearnerConfig:
 
 
 @dataclass(frozen=True)
+class StreamConfig:
+    """Training on a packed collection that does not fit into memory; see `hyprl_jax.streams`."""
+
+    tasks: int = 0
+    """Training tasks in memory at a time, others in every chunk of updates (0: all of them, all the time)."""
+    reference: int = 32
+    """Training tasks that the run is judged on beside the validation tasks: the same after every chunk."""
+    validation: int = 32
+    """Validation tasks that are used at most."""
+    seed: int = 0
+    """Seed of the order of the tasks."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a pretraining run."""
 
@@ -258,6 +272,7 @@ class TrainConfig:
     surrogate: SurrogateConfig = SurrogateConfig()
     network: NetworkConfig = NetworkConfig()
     learner: LearnerConfig = LearnerConfig()
+    stream: StreamConfig = StreamConfig()
 
     def __post_init__(self) -> None:
         check(self)
@@ -321,13 +336,17 @@ def from_saved(values: Mapping[str, Any]) -> TrainConfig:
     return config
 
 
+_LATER = {"stream"}
+"""Fields that came later, and whose defaults are what runs without them did."""
+
+
 def _missing(complete: Mapping[str, Any], values: Mapping[str, Any], path: str) -> str | None:
     """Dotted name of the first field of `complete` that `values` lacks."""
     for name, value in complete.items():
-        if name not in values:
+        if name not in values and name not in _LATER:
             return f"{path}{name}"
         if isinstance(value, Mapping):
-            deeper = _missing(value, values[name], f"{path}{name}.")
+            deeper = _missing(value, values.get(name, value), f"{path}{name}.")
             if deeper:
                 return deeper
     return None

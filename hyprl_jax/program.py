@@ -205,12 +205,17 @@ def start_member(
 
 
 def chunk_member(
-    state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig
+    state: TrainingState,
+    bank: SurfaceBank,
+    fold: Fold,
+    config: TrainConfig,
+    taught: tuple[SurfaceBank, Fold] | None = None,
 ) -> tuple[TrainingState, Metrics]:
-    """One fold and seed after a chunk of updates and a validation."""
+    """One fold and seed after a chunk of updates (on `taught` if given) and a validation."""
+    lessons = (bank, fold) if taught is None else taught
 
     def one(carry: LearnerState, _: None) -> tuple[LearnerState, Metrics]:
-        return learner.update(carry, bank, fold, config, state.numbers)
+        return learner.update(carry, *lessons, config, state.numbers)
 
     learned, metrics = jax.lax.scan(one, state.learner, None, length=config.updates_per_chunk)
     scores = _scores(learned.average, state.numbers, bank, fold, config)

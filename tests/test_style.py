@@ -32,7 +32,7 @@ LAYERS = (
     ("learner", "fitting"),
     ("program",),
     ("checkpoints", "runs"),
-    ("policies",),
+    ("policies", "streams"),
     ("training", "baselines", "export"),
     ("frontends",),
     ("evaluation",),
