@@ -9,6 +9,7 @@ import contextlib
 import math
 import mmap
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,7 +37,13 @@ SMALL: dict[str, np.dtype] = {
 CELL_BYTES = sum(dtype.itemsize for dtype in LARGE.values())
 NAME_FIELDS = ("tasks", "groups", "feature_names", "metafeature_names")
 _PAGE = mmap.ALLOCATIONGRANULARITY
-_HEADER_LIMIT = 4096  # bytes of a header that are read at most
+_HEADER_LIMIT = 1024  # bytes that a header takes at most
+# As NumPy writes it (version 1.0), for the types that occur here; anything else need not be understood.
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)"
+    rb"(\{'descr': '(<f4|<f8|<i8|<u4|\|b1)', 'fortran_order': False, 'shape': \(([\d ,]{0,60})\), \} *\n)",
+    re.DOTALL,
+)
 
 
 def fault_of(outline: TaskTables) -> str | None:
@@ -64,15 +71,13 @@ def header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
 
     Raises DamagedError if it is none, or its size is another than the header says.
     """
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_HEADER_LIMIT)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, EOFError):
-        raise DamagedError(f"{name} is no array of plain numbers") from None
-    offset = file.tell()
-    size = offset + math.prod(shape) * dtype.itemsize
-    if fortran or dtype.hasobject or min(shape, default=1) < 0 or os.fstat(file.fileno()).st_size != size:
+    found = _HEADER.match(file.read(_HEADER_LIMIT))
+    if found is None or int.from_bytes(found[1], "little") != len(found[2]):
+        raise DamagedError(f"{name} is no array of plain numbers")
+    dtype = np.dtype(found[3].decode())
+    shape = tuple(int(length) for length in found[4].split(b",") if length.strip())
+    offset = found.end()
+    if os.fstat(file.fileno()).st_size != offset + math.prod(shape) * dtype.itemsize:
         raise DamagedError(f"{name} has not the size that its header says")
     return shape, dtype, offset
 
@@ -83,10 +88,11 @@ def read_small(path: Path, dtype: np.dtype, shape: tuple[int | None, ...]) -> np
     Raises DamagedError if it has another shape or dtype.
     """
     with open(path, "rb") as file:
-        found, own, _ = header(file, path.name)
+        found, own, offset = header(file, path.name)
         fits = len(found) == len(shape) and all(b in (a, None) for a, b in zip(found, shape, strict=True))
         if not fits or own != dtype:
             raise DamagedError(f"{path.name} is {own} {found}, which does not fit the other files")
+        file.seek(offset)
         return np.frombuffer(file.read(), dtype, math.prod(found)).reshape(found).copy()
 
 
