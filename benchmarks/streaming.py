@@ -3,8 +3,8 @@
     python benchmarks/streaming.py [--gigabytes G] [--folder DIR] [--tasks N] [--chunks N] [--json]
 
 Makes a synthetic packed collection of G (6) gigabytes in a temporary folder of DIR, which is removed at the
-end, also after Ctrl-C. Then, each in a process of its own: `train`, as `hyprl train` does it, for one epoch
-(or `--chunks`) over shards of `--tasks` (256) training tasks, with the file cache emptied beforehand, whose
+end, also after Ctrl-C. Then, each in a process of its own: `train`, as `hyprl train` does it, for
+`--chunks` (12; 0: an epoch) over shards of `--tasks` (256) training tasks, with the file cache emptied beforehand, whose
 peak resident memory the kernel tells; and turns of a chunk on a new shard and a chunk on one shard that is
 held in memory, whose ratio of environment steps a second is taken pair by pair, so that what else the machine
 does hits both alike.
@@ -54,7 +54,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--gigabytes", type=float, default=6.0)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--tasks", type=int, default=256)
-    parser.add_argument("--chunks", type=int, default=0)
+    parser.add_argument("--chunks", type=int, default=12)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", choices=("train", "turns"), help=argparse.SUPPRESS)

@@ -205,19 +205,29 @@ def start_member(
 
 
 def chunk_member(
-    state: TrainingState,
-    bank: SurfaceBank,
-    fold: Fold,
-    config: TrainConfig,
-    taught: tuple[SurfaceBank, Fold] | None = None,
+    state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig
 ) -> tuple[TrainingState, Metrics]:
-    """One fold and seed after a chunk of updates (on `taught` if given) and a validation."""
-    lessons = (bank, fold) if taught is None else taught
+    """One fold and seed after a chunk of updates and a validation."""
+    return judge_member(teach_member(state, bank, fold, config), bank, fold, config)
+
+
+def teach_member(
+    state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig
+) -> tuple[TrainingState, Metrics]:
+    """One fold and seed after a chunk of updates, before its validation, and the means of their metrics."""
 
     def one(carry: LearnerState, _: None) -> tuple[LearnerState, Metrics]:
-        return learner.update(carry, *lessons, config, state.numbers)
+        return learner.update(carry, bank, fold, config, state.numbers)
 
     learned, metrics = jax.lax.scan(one, state.learner, None, length=config.updates_per_chunk)
+    return state._replace(learner=learned), {name: values.mean() for name, values in metrics.items()}
+
+
+def judge_member(
+    taught: tuple[TrainingState, Metrics], bank: SurfaceBank, fold: Fold, config: TrainConfig
+) -> tuple[TrainingState, Metrics]:
+    """One fold and seed, as `teach_member` leaves it, after a validation."""
+    (state, summary), learned = taught, taught[0].learner
     scores = _scores(learned.average, state.numbers, bank, fold, config)
     train, score = _means(scores, fold)
     gain, error = validation_gain(state.start_scores, scores, fold)
@@ -234,7 +244,6 @@ def chunk_member(
         jnp.where(better, score, state.best_score),
         jnp.where(better, learned.updates, state.best_updates),
     )
-    summary = {name: values.mean() for name, values in metrics.items()}
     scored = {"regret_train": train, "regret_validation": score, "gain": gain, "gain_error": error}
     return after, {**summary, **scored, "best_validation": after.best_score}
 

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from hyprl_jax.policies import save_policy
 from hyprl_jax.program import Metrics, Program, TrainingState
 from hyprl_jax.progress import Progress
 from hyprl_jax.runs import RunFolder, plot_metrics
-from hyprl_jax.streams import Pack, Stream, Streamed, StreamedProgram, shards_ahead
+from hyprl_jax.streams import Pack, Stream, Streamed, StreamedProgram, giving_back, shards_ahead
 from hyprl_jax.surfaces import TaskTables, load_tables, make_split, number_of_folds, restrict
 
 Result = dict[str, Any]
@@ -154,11 +154,15 @@ def _check_candidates(config: TrainConfig, index: BankIndex) -> None:
 
 
 def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) -> Result:
-    program = Program(config) if data.stream is None else StreamedProgram(config)
+    streamed = StreamedProgram(config) if data.stream is not None else None
+    program = streamed or Program(config)
     placed = program.place(data.bank, data.folds)
     data = data._replace(bank=placed[0], folds=placed[1])
     store = CheckpointStore(run.checkpoints)
-    with run.locked():
+    with run.locked(), ExitStack() as compiling:
+        if data.stream is not None and streamed is not None:
+            compiling.enter_context(giving_back())
+            streamed.prepare((data.bank, data.folds), data.stream.shapes(data.bank, data.folds))
         state, chunks, seconds = _begin(program, data, store)
         env_steps = chunks * program.steps_per_chunk
         total = program.chunks * program.steps_per_chunk
@@ -174,6 +178,7 @@ def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) 
                 began = time.monotonic()
                 state, metrics = program.chunk(state, *lessons())
                 metrics = jax.device_get(metrics)
+                compiling.close()  # all is compiled by now
                 took = time.monotonic() - began
                 chunks, seconds = chunks + 1, seconds + took
                 env_steps = chunks * program.steps_per_chunk

@@ -313,6 +313,29 @@ def test_an_interrupted_run_is_resumed_with_the_same_shards(
     }
 
 
+def test_a_streamed_run_is_evaluated_on_the_collection_that_was_packed(
+    packs: dict[str, Path], collections: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = streamed(packs["many"], tasks=3, stream={"reference": 2, "validation": 2})
+    training.train(config, tmp_path / "run", silent=True)
+    words = [
+        "evaluate",
+        str(tmp_path / "run"),
+        "--methods",
+        "policy",
+        "--fold",
+        "0",
+        "--seeds",
+        "0",
+        "--json",
+    ]
+    assert __main__.main(words) == 2
+    assert "packed for streamed training" in capsys.readouterr().err
+    assert __main__.main([*words, "--collections", collections["many"]]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert sorted(summary["tasks"]) == sorted(make_split(load_pack(packs["many"]), SPLIT, 0).test)
+
+
 def load_pack(path: Path) -> Any:
     with Pack(path) as pack:
         return pack.outline

@@ -19,8 +19,8 @@ _SECONDS = 0.1
 
 @contextlib.contextmanager
 def giving_back() -> Iterator[None]:
-    """Gives freed pages back all the while the `with` block runs, and once more at its end; where the C library
-    cannot be told to, nothing happens."""
+    """Gives freed pages back all the while the `with` block runs, and once more at its end; nothing happens
+    where the C library cannot be told to."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is None:
         yield

@@ -1,11 +1,19 @@
-"""The compiled program of a streamed run: it learns from a shard, and is judged on tasks that stay."""
+"""The compiled program of a streamed run: it learns from a shard, and is judged on tasks that stay.
+
+Updates and validation are compiled one after the other, because a compiler needs far more memory than what it
+compiles, and the more the larger the program is.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from hyprl_jax.bank import Fold, SurfaceBank
-from hyprl_jax.program import Metrics, Program, TrainingState, chunk_member
+import jax
+import jax.numpy as jnp
+
+from hyprl_jax import devices
+from hyprl_jax.config import TrainConfig
+from hyprl_jax.program import Metrics, Program, judge_member, over_members, teach_member
 
 __all__ = ["Streamed", "StreamedProgram"]
 
@@ -23,6 +31,46 @@ class StreamedProgram(Program):
     """The compiled functions of a configuration; `chunk` takes `Streamed` banks and `Streamed` folds, `start`
     plain ones, those that are judged."""
 
-    def _chunk_member(self, state: Any, bank: Any, fold: Any) -> tuple[TrainingState, Metrics]:
-        taught: tuple[SurfaceBank, Fold] = (bank.taught, fold.taught)
-        return chunk_member(state, bank.judged, fold.judged, self.config, taught)
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self._teach = jax.jit(self._dealt(over_members(self._teach_member)), donate_argnums=2)
+        self._judge = jax.jit(self._dealt(over_members(self._judge_member)), donate_argnums=2)
+        self._prepared: tuple[Any, Any] | None = None  # shapes, and the updates compiled for them
+
+    def prepare(self, judged: tuple[Any, Any], taught: tuple[Any, Any]) -> None:
+        """Compiles the updates, which takes more memory than all that comes later, while there is little in
+        it: `judged` are the bank and the folds that are judged, `taught` the shapes of those of a shard."""
+        state = jax.eval_shape(self.start, *judged)
+        shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (taught, state))
+        if self._prepared is None or self._prepared[0] != shapes:
+            given = self._arguments_of(*taught, state)
+            self._prepared = shapes, self._teach.lower(*given).compile()
+
+    def _arguments_of(self, bank: Any, folds: Any, members: Any) -> tuple:
+        """Shapes with the shardings that `_arguments` gives to arrays of these shapes."""
+        if self._devices == 1:
+            return bank, folds, members
+        one = jnp.zeros((len(self.config.folds), self.members))
+        shared, dealt_folds = self.place(one, one)  # type: ignore[arg-type]
+        dealt = devices.deal_out(one, self._devices, self._axis)
+
+        def like(tree: Any, array: jax.Array) -> Any:
+            def struct(leaf: Any) -> jax.ShapeDtypeStruct:
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=array.sharding)
+
+            return jax.tree.map(struct, tree)
+
+        return like(bank, shared), like(folds, dealt_folds), like(members, dealt)  # type: ignore[arg-type]
+
+    def chunk(self, state: Any, bank: Any, folds: Any) -> tuple[Any, Metrics]:
+        """As `Program.chunk`: updates on what is taught, and a validation on what is judged."""
+        teach = self._teach if self._prepared is None else self._prepared[1]
+        taught = teach(*self._arguments(bank.taught, folds.taught, state))
+        after: tuple[Any, Metrics] = self._judge(*self._arguments(bank.judged, folds.judged, taught))
+        return after
+
+    def _teach_member(self, state: Any, bank: Any, fold: Any) -> Any:
+        return teach_member(state, bank, fold, self.config)
+
+    def _judge_member(self, taught: Any, bank: Any, fold: Any) -> Any:
+        return judge_member(taught, bank, fold, self.config)

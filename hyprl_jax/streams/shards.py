@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from hyprl_jax import bank as banks
@@ -95,6 +96,25 @@ class Stream:
         widest = max(len(train) + len(validation) for train, validation in places)
         folds = [_fold(train, validation, widest) for train, validation in places]
         return self._bank(every), _stacked(folds), index
+
+    def shapes(self, bank: SurfaceBank, folds: Fold) -> tuple[SurfaceBank, Fold]:
+        """The shapes of every shard and its folds, of the dtypes of those that are judged."""
+        rows = sum(len(part) for pair in self.rows(0) for part in pair)
+        known = max(sum(map(len, pair)) for pair in self.rows(0))
+
+        def struct(leaf: Any, *shape: int) -> Any:
+            return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+        wide = {name: struct(leaf, rows, *leaf.shape[1:]) for name, leaf in bank._asdict().items()}
+        each = len(self.sides)
+        return (
+            SurfaceBank(**{**wide, "encodings": struct(bank.encodings, *bank.encodings.shape)}),
+            Fold(
+                struct(folds.known, each, known),
+                struct(folds.usable, each, known),
+                struct(folds.trained, each),
+            ),
+        )
 
     def _bank(self, rows: np.ndarray) -> SurfaceBank:
         outline = self.pack.outline
