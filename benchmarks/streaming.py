@@ -3,8 +3,8 @@
     python benchmarks/streaming.py [--gigabytes G] [--folder DIR] [--tasks N] [--chunks N] [--json]
 
 Makes a synthetic packed collection of G (6) gigabytes in a temporary folder of DIR, which is removed at the
-end, also after Ctrl-C. Then, each in a process of its own: `train`, as `hyprl train` does it, for
-`--chunks` (12; 0: an epoch) over shards of `--tasks` (256) training tasks, with the file cache emptied beforehand, whose
+end, also after Ctrl-C. Then, each in a process of its own and with the file cache emptied before: `train`,
+as `hyprl train` does it, for `--chunks` (12; 0: an epoch) over shards of `--tasks` (256) tasks, whose
 peak resident memory the kernel tells; and turns of a chunk on a new shard and a chunk on one shard that is
 held in memory, whose ratio of environment steps a second is taken pair by pair, so that what else the machine
 does hits both alike.
