@@ -4,7 +4,7 @@
 
 Makes a synthetic packed collection of G (6) gigabytes in a temporary folder of DIR, which is removed at the
 end, also after Ctrl-C. Then, each in a process of its own and with the file cache emptied before: `train`,
-as `hyprl train` does it, for `--chunks` (12; 0: an epoch) over shards of `--tasks` (256) tasks, whose
+as `hyprl train` does it, for `--chunks` (12; 0: an epoch) over shards of `--tasks` (128) tasks, whose
 peak resident memory the kernel tells; and turns of a chunk on a new shard and a chunk on one shard that is
 held in memory, whose ratio of environment steps a second is taken pair by pair, so that what else the machine
 does hits both alike.
@@ -53,7 +53,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=6.0)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--tasks", type=int, default=256)
+    parser.add_argument("--tasks", type=int, default=128)
     parser.add_argument("--chunks", type=int, default=12)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--json", action="store_true")

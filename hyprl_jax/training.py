@@ -159,9 +159,9 @@ def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) 
     placed = program.place(data.bank, data.folds)
     data = data._replace(bank=placed[0], folds=placed[1])
     store = CheckpointStore(run.checkpoints)
-    with run.locked(), ExitStack() as compiling:
+    with run.locked(), ExitStack() as frugal:
         if data.stream is not None and streamed is not None:
-            compiling.enter_context(giving_back())
+            frugal.enter_context(giving_back())
             streamed.prepare((data.bank, data.folds), data.stream.shapes(data.bank, data.folds))
         state, chunks, seconds = _begin(program, data, store)
         env_steps = chunks * program.steps_per_chunk
@@ -178,7 +178,6 @@ def _run(config: TrainConfig, data: TrainingData, run: RunFolder, silent: bool) 
                 began = time.monotonic()
                 state, metrics = program.chunk(state, *lessons())
                 metrics = jax.device_get(metrics)
-                compiling.close()  # all is compiled by now
                 took = time.monotonic() - began
                 chunks, seconds = chunks + 1, seconds + took
                 env_steps = chunks * program.steps_per_chunk

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 __all__ = ["giving_back"]
 
-_SECONDS = 0.1
+_SECONDS = 0.2
 
 
 @contextlib.contextmanager
