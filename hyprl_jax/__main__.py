@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "surfaces validate": ("surfaces:VALIDATE", "every fault of a collection, with file, task and row"),
     "surfaces import": ("importing:IMPORT", "turn someone else's files into a collection"),
     "surfaces build": ("surfaces:BUILD", "compute a collection by really training models"),
+    "surfaces pack": ("surfaces:PACK", "lay a collection out for training that streams it from the disk"),
     "train": ("train:TRAIN", "pretrain policies on collections, or resume a run"),
     "evaluate": ("evaluate:EVALUATE", "play held-out tasks with a policy and with baselines"),
     "report": ("report:REPORT", "one page with everything about an evaluation, or about several"),

@@ -110,7 +110,7 @@ def pack(tables: Sequence[TaskTables]) -> tuple[SurfaceBank, BankIndex]:
     parts: list[dict[str, np.ndarray]] = []
     offset = 0
     for number, table in enumerate(tables):
-        part = _pack_one(table, columns)
+        part = surfaces_of(table, columns)
         rows = len(table.tasks)
         part["collection"] = np.full(rows, number, np.int32)
         part["group"] = np.asarray([groups.index(group) for group in table.groups], np.int32)
@@ -140,6 +140,11 @@ def make_fold(index: BankIndex, splits: Sequence[Split], size: int | None = None
     validation = np.concatenate([pair[1] for pair in rows])
     if not len(train):
         raise InputError("the split leaves no task to train on: use a split with more training tasks")
+    return fold_of(train, validation, size)
+
+
+def fold_of(train: np.ndarray, validation: np.ndarray, size: int | None = None) -> Fold:
+    """The fold, as NumPy arrays, of int32 rows of training and of validation tasks, padded to `size`."""
     known = np.concatenate([train, validation])
     padding = (size or len(known)) - len(known)
     usable = np.arange(len(known) + padding) < len(known)
@@ -198,8 +203,12 @@ def standardised_metafeatures(bank: SurfaceBank, fold: Fold) -> jax.Array:
     return jnp.clip(jnp.where(present, scaled, 0.0), -3.0, 3.0)
 
 
-def _pack_one(table: TaskTables, columns: int) -> dict[str, np.ndarray]:
-    """The arrays of one collection, padded to `columns`."""
+def surfaces_of(table: TaskTables, columns: int) -> dict[str, np.ndarray]:
+    """The arrays `objective`, `legal`, `unit`, `smooth`, `best` and `worst` of a bank for the tasks of one
+    collection, padded to `columns`.
+
+    Raises InputError for a task with no value at all.
+    """
     sign = 1.0 if table.direction == "maximize" else -1.0
     values = sign * np.asarray(table.objective, np.float64)
     known = np.isfinite(values)

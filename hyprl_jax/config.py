@@ -234,6 +234,20 @@ class LearnerConfig:
 
 
 @dataclass(frozen=True)
+class StreamConfig:
+    """Training on a packed collection that does not fit into memory; see `hyprl_jax.streams`."""
+
+    tasks: int = 0
+    """Training tasks in memory at a time, others in every chunk of updates (0: all of them, all the time)."""
+    reference: int = 32
+    """Training tasks that the run is judged on beside the validation tasks: the same after every chunk."""
+    validation: int = 32
+    """Validation tasks that are used at most."""
+    seed: int = 0
+    """Seed of the order of the tasks."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a pretraining run."""
 
@@ -262,6 +276,7 @@ class TrainConfig:
     surrogate: SurrogateConfig = SurrogateConfig()
     network: NetworkConfig = NetworkConfig()
     learner: LearnerConfig = LearnerConfig()
+    stream: StreamConfig = StreamConfig()
 
     def __post_init__(self) -> None:
         check(self)
@@ -311,11 +326,8 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def from_saved(values: Mapping[str, Any]) -> TrainConfig:
-    """The configuration that a run has saved, of which every field must be there: a run without one was
-    trained before that part of the agent existed, and would be played with it.
-
-    Raises InputError as `from_dict`, and for a missing field.
-    """
+    """The configuration that a run has saved. InputError as by `from_dict`, and for a field that is missing:
+    the run was trained before that part of the agent existed, and would be played with it."""
     config = from_dict(values)
     missing = _missing(to_dict(config), values, "")
     if missing:
@@ -325,19 +337,19 @@ def from_saved(values: Mapping[str, Any]) -> TrainConfig:
     return config
 
 
-def _missing(complete: Mapping[str, Any], values: Mapping[str, Any], path: str) -> str | None:
-    """Dotted name of the first field of `complete` that `values` lacks.
+_LATER = {"stream", "surfaces"}  # their defaults are what runs without them did
 
-    Runs from before there were `surfaces` had them replicated."""
+
+def _missing(complete: Mapping[str, Any], values: Mapping[str, Any], path: str) -> str | None:
+    """Dotted name of the first field of `complete` that `values` lacks."""
     for name, value in complete.items():
-        if name not in values:
-            if name == "surfaces":
-                continue
+        if name not in values and name not in _LATER:
             return f"{path}{name}"
-        if isinstance(value, Mapping):
-            deeper = _missing(value, values[name], f"{path}{name}.")
-            if deeper:
-                return deeper
+        deeper = (
+            _missing(value, values.get(name, value), f"{path}{name}.") if isinstance(value, Mapping) else ""
+        )
+        if deeper:
+            return deeper
     return None
 
 

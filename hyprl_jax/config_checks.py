@@ -61,6 +61,7 @@ def check(config: TrainConfig) -> None:
     _check_combinations(config)
     _check_network(config)
     _check_surfaces(config)
+    _check_stream(config)
 
 
 def _check_surfaces(config: TrainConfig) -> None:
@@ -182,3 +183,27 @@ def _check_network(config: TrainConfig) -> None:
             raise InputError(
                 f"the fixed head judges all configurations by nothing but their number: set {name} to {shown}"
             )
+
+
+def _check_stream(config: TrainConfig) -> None:
+    stream = config.stream
+    least = {"tasks": 0, "reference": 2, "validation": 1, "seed": 0}
+    for name, lowest in least.items():
+        if not lowest <= getattr(stream, name) < 2**31:
+            found = f"configuration field 'stream.{name}' is {getattr(stream, name)}"
+            raise InputError(f"{found}: give {lowest} or more, below 2147483648")
+    if not stream.tasks:
+        return
+    if stream.tasks < 2:
+        raise InputError("configuration field 'stream.tasks' is 1: give at least 2, or 0 for all in memory")
+    if len(config.collections) > 1:
+        raise InputError("a streamed run trains on one packed collection: name one")
+    if config.surfaces == "sharded":
+        raise InputError(
+            "surfaces are streamed or sharded, not both: set stream.tasks to 0 or surfaces to replicated"
+        )
+    if config.learner.replay != "none":
+        raise InputError(
+            "stored episodes know the tasks of the shard they were played with, which a streamed run has no "
+            "longer: set learner.replay to none"
+        )

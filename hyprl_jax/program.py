@@ -267,12 +267,31 @@ def chunk_member(
     state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig, sharing: Sharing = ALONE
 ) -> tuple[TrainingState, Metrics]:
     """One fold and seed after a chunk of updates and a validation."""
+    return judge_member(teach_member(state, bank, fold, config, sharing), bank, fold, config, sharing)
+
+
+def teach_member(
+    state: TrainingState, bank: SurfaceBank, fold: Fold, config: TrainConfig, sharing: Sharing = ALONE
+) -> tuple[TrainingState, Metrics]:
+    """One fold and seed after a chunk of updates, before its validation, and the means of their metrics."""
 
     def one(carry: LearnerState, _: None) -> tuple[LearnerState, Metrics]:
         return learner.update(carry, bank, fold, config, state.numbers, sharing)
 
     learned, metrics = jax.lax.scan(one, state.learner, None, length=config.updates_per_chunk)
     learned = sharing.agreed(learned)
+    return state._replace(learner=learned), {name: values.mean() for name, values in metrics.items()}
+
+
+def judge_member(
+    taught: tuple[TrainingState, Metrics],
+    bank: SurfaceBank,
+    fold: Fold,
+    config: TrainConfig,
+    sharing: Sharing = ALONE,
+) -> tuple[TrainingState, Metrics]:
+    """One fold and seed, as `teach_member` leaves it, after a validation."""
+    (state, summary), learned = taught, taught[0].learner
     scores = _scores(learned.average, state.numbers, bank, fold, config, sharing)
     train, score = _means(scores, fold)
     gain, error = validation_gain(state.start_scores, scores, fold)
@@ -289,7 +308,6 @@ def chunk_member(
         jnp.where(better, score, state.best_score),
         jnp.where(better, learned.updates, state.best_updates),
     )
-    summary = {name: values.mean() for name, values in metrics.items()}
     scored = {"regret_train": train, "regret_validation": score, "gain": gain, "gain_error": error}
     return after, {**summary, **scored, "best_validation": after.best_score}
 

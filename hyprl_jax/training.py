@@ -13,6 +13,8 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,13 +34,15 @@ from hyprl_jax.policies import save_policy
 from hyprl_jax.program import Metrics, Program, TrainingState
 from hyprl_jax.progress import Progress
 from hyprl_jax.runs import RunFolder, plot_metrics
-from hyprl_jax.surfaces import load_tables, make_split, number_of_folds, restrict
+from hyprl_jax.streams import Pack, Stream, Streamed, StreamedProgram, giving_back, shards_ahead
+from hyprl_jax.surfaces import TaskTables, load_tables, make_split, number_of_folds, restrict
 
 Result = dict[str, Any]
 
 
 class TrainingData(NamedTuple):
-    """The surfaces of a run on the device, and the names of what they are."""
+    """The surfaces of a run on the device, and the names of what they are; of a streamed run,
+    those that it is judged on."""
 
     bank: SurfaceBank
     folds: Fold
@@ -46,6 +50,8 @@ class TrainingData(NamedTuple):
     names: BankIndex
     known: list[frozenset[str]]
     """Groups of the known tasks of each fold."""
+    stream: Stream | None = None
+    """Where the shards of a streamed run come from."""
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -84,7 +90,10 @@ def resume(path: Path, silent: bool = False) -> Result:
 
 
 def load_data(config: TrainConfig) -> TrainingData:
-    """The collections and folds of a configuration on the default device."""
+    """The collections and folds of a configuration on the default device; of a streamed one, what
+    it is judged on."""
+    if config.stream.tasks:
+        return _open_stream(config)
     tables = [load_tables(name) for name in config.collections]
     splits = [
         [make_split(table, config.split, fold, config.validation_fraction) for table in tables]
@@ -102,6 +111,39 @@ def load_data(config: TrainConfig) -> TrainingData:
     if config.surfaces == "replicated":  # sharded ones never are on one device as a whole
         bank = jax.tree.map(jnp.asarray, bank)
     return TrainingData(bank, stacked, index, known)
+
+
+def _open_stream(config: TrainConfig) -> TrainingData:
+    """The packed collection of a streamed run; it stays open, and goes with the last that refers to it."""
+    if jax.process_count() > 1:
+        raise InputError(
+            "a streamed run is trained by one process: leave out the others, or set stream.tasks to 0"
+        )
+    pack = Pack(config.collections[0])
+    splits = [make_split(pack.outline, config.split, k, config.validation_fraction) for k in config.folds]
+    if any(split.config_ids is not None for split in splits):
+        raise InputError(
+            f"the split {config.split!r} is about some of the configurations: it cannot be streamed"
+        )
+    stream = Stream(pack, splits, config.stream)
+    bank, folds, index = stream.reference()
+    groups = dict(zip(pack.outline.tasks, pack.outline.groups, strict=True))
+    known = [frozenset(groups[task] for task in (*one.train, *one.validation)) for one in splits]
+    bank, folds = jax.tree.map(jnp.asarray, (bank, folds))
+    return TrainingData(bank, folds, index, known, stream)
+
+
+def _lessons(program: Program, data: TrainingData, first: int) -> AbstractContextManager[Callable[[], tuple]]:
+    """What gives, chunk by chunk from the `first` on, the bank and the folds that the program is to use."""
+    stream = data.stream
+    if stream is None:
+        return contextlib.nullcontext(lambda: (data.bank, data.folds))
+
+    def read(chunk: int) -> tuple:
+        bank, folds = program.place(*jax.tree.map(jnp.asarray, stream.read(chunk)))
+        return Streamed(data.bank, bank), Streamed(data.folds, folds)
+
+    return shards_ahead(read, first, program.chunks)
 
 
 def _check_candidates(config: TrainConfig, index: BankIndex) -> None:
@@ -122,13 +164,17 @@ def _check_candidates(config: TrainConfig, index: BankIndex) -> None:
 
 def _run(config: TrainConfig, data: TrainingData, run: RunFolder | None, silent: bool) -> Result:
     hosts.check_same([to_dict(dataclasses.replace(config, collections=("any",))), data.hashes])
-    program = Program(config)
+    streamed = StreamedProgram(config) if data.stream is not None else None
+    program = streamed or Program(config)
     placed = program.place(data.bank, data.folds)
     data = data._replace(bank=placed[0], folds=placed[1])
     store = CheckpointStore(run.checkpoints) if run else None
     with contextlib.ExitStack() as stack:
         if run:
             stack.enter_context(run.locked())
+        if data.stream is not None and streamed is not None:
+            stack.enter_context(giving_back())
+            streamed.prepare((data.bank, data.folds), data.stream.shapes(data.bank, data.folds))
         state, chunks, seconds = _begin(program, data, store)
         env_steps = chunks * program.steps_per_chunk
         total = program.chunks * program.steps_per_chunk
@@ -137,11 +183,12 @@ def _run(config: TrainConfig, data: TrainingData, run: RunFolder | None, silent:
             StopSignal() as stop,
             run.metrics_writer(after=env_steps) if run else contextlib.nullcontext() as writer,
             Progress(total, "training", silent=silent or not run) as progress,
+            _lessons(program, data, chunks) as lessons,
         ):
             saved_at = time.monotonic()
             while chunks < program.chunks:
                 began = time.monotonic()
-                state, metrics = program.chunk(state, data.bank, data.folds)
+                state, metrics = program.chunk(state, *lessons())
                 metrics = jax.device_get(hosts.fetch(jax.block_until_ready(metrics)))
                 took = time.monotonic() - began
                 chunks, seconds = chunks + 1, seconds + took
@@ -250,7 +297,7 @@ def _words(metrics: Metrics) -> str:
 
 def every_fold(config: TrainConfig) -> tuple[int, ...]:
     """All folds of the split of a configuration; InputError if its collections differ in their number."""
-    counts = {number_of_folds(load_tables(name), config.split) for name in config.collections}
+    counts = {number_of_folds(outline(config, name), config.split) for name in config.collections}
     if len(counts) > 1:
         raise InputError("the collections have different numbers of folds: name the folds, `--fold 0,1,2`")
     return tuple(range(counts.pop()))
@@ -261,10 +308,18 @@ def with_outputs(config: TrainConfig) -> TrainConfig:
     the split is about."""
     if config.network.head != "fixed" or config.network.outputs:
         return config
-    tables = load_tables(config.collections[0])
+    tables = outline(config, config.collections[0])
     split = make_split(tables, config.split, config.folds[0], config.validation_fraction)
     outputs = len(restrict(tables, split).config_ids)
     return dataclasses.replace(config, network=dataclasses.replace(config.network, outputs=outputs))
+
+
+def outline(config: TrainConfig, name: str) -> TaskTables:
+    """The tables of a collection; without their values if it is streamed."""
+    if not config.stream.tasks:
+        return load_tables(name)
+    with Pack(name) as pack:
+        return pack.outline
 
 
 def anchored(name: str) -> str:

@@ -43,7 +43,7 @@ LAYERS = (
     ("learner", "fitting"),
     ("program",),
     ("checkpoints", "runs"),
-    ("policies",),
+    ("policies", "streams"),
     ("training", "baselines", "export"),
     ("frontends",),
     ("evaluation",),

@@ -1,4 +1,4 @@
-"""The verbs `surfaces list | describe | validate | build`: collections of response surfaces."""
+"""The verbs `surfaces list | describe | validate | build | pack`: collections of response surfaces."""
 
 from __future__ import annotations
 
@@ -179,7 +179,42 @@ def describe_made(path: Path) -> Outcome:
     return Outcome({"path": str(path), **words}, [f"wrote {path}", "\n".join(_indented(words))])
 
 
+@dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """Pack a collection for training that streams it from the disk, a shard of tasks at a time.
+
+    Example:
+      hyprl surfaces pack mlp --out packed/mlp
+    """
+
+    collection: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="COLLECTION")]
+    """A folder name under meta_data/, or a path."""
+    out: OutFolder
+    """Folder of the packed collection; it must not exist yet."""
+    json: JsonFlag = False
+
+
+def run_pack(options: PackOptions) -> Outcome:
+    """Packs, and says how large the result is and how to train on it."""
+    from hyprl_jax.streams import Pack, pack_collection
+
+    path = pack_collection(options.collection, options.out)
+    with Pack(path) as pack:
+        tasks, columns = len(pack.outline.tasks), len(pack.outline.config_ids)
+        result = {
+            "path": str(path), "collection": pack.outline.collection, "tasks": tasks,
+            "configurations": columns, "bytes": sum(file.stat().st_size for file in path.iterdir()),
+            "content_hash": pack.outline.content_hash,
+        }  # fmt: skip
+    lines = [
+        f"packed {tasks:,} tasks x {columns:,} configurations into {path}, {result['bytes']:,} bytes",
+        f"train on it with: hyprl train --collections {path} --stream.tasks 64",
+    ]
+    return Outcome(result, lines)
+
+
 LIST = Command(ListOptions, run_list)
 DESCRIBE = Command(DescribeOptions, run_describe)
 VALIDATE = Command(ValidateOptions, run_validate)
 BUILD = Command(BuildOptions, run_build)
+PACK = Command(PackOptions, run_pack)

@@ -28,9 +28,12 @@ MAX_TABLE_BYTES = 2 * 2**30
 MAX_TABLE_CELLS = 10**9
 MAX_TABLE_COLUMNS = 5000
 CARD, SPACE = "collection.json", "space.json"
+PACKED = "sums.npy"
+"""A file that stands in the folder of a packed collection alone, see `hyprl_jax.streams.packs`."""
 TABLES = ("tasks.parquet", "configs.parquet", "evaluations.parquet")
 
 __all__ = [
+    "check_types",
     "collection_folders",
     "find_collection",
     "open_collection",
@@ -53,6 +56,11 @@ def find_collection(name_or_path: str | Path) -> Path:
     for candidate in candidates:
         if (candidate / CARD).is_file():
             return candidate.resolve()
+        if (candidate / PACKED).is_file():
+            raise InputError(
+                f"'{given}' is packed for streamed training (`hyprl train --stream.tasks N`): here, name the "
+                "collection that it was packed from"
+            )
     known = ", ".join(sorted({folder.name for folder in collection_folders()})) or "none"
     missing = f"'{given}' has no {CARD}" if given.is_dir() else f"there is no collection '{given}'"
     raise InputError(f"{missing}; give a folder that has one or a name under meta_data/ (there: {known})")
@@ -175,10 +183,8 @@ def read_parquet(path: Path) -> pa.Table:
             raise InputError(f"larger than the {MAX_TABLE_BYTES} bytes a table may have")
         with pq.ParquetFile(path, memory_map=False) as file:
             rows, columns = file.metadata.num_rows, file.metadata.num_columns
-            schema = file.schema_arrow
             _check_declared(rows, columns, file.metadata)
-            for field in schema:
-                _check_type(field)
+            check_types(file.schema_arrow)
             table = file.read(use_threads=True)
             table.validate(full=True)  # text that is no UTF-8, offsets that lead elsewhere
     except InputError:
@@ -190,6 +196,12 @@ def read_parquet(path: Path) -> pa.Table:
     if table.num_rows != rows:
         raise InputError(f"declares {rows} rows but holds {table.num_rows}")
     return _plain_strings(table)
+
+
+def check_types(schema: pa.Schema) -> None:
+    """InputError for a column that holds neither text nor numbers nor truth values."""
+    for field in schema:
+        _check_type(field)
 
 
 def _check_declared(rows: int, columns: int, metadata: Any) -> None:

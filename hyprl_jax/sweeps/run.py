@@ -103,6 +103,8 @@ def _check_data(plan: Plan) -> None:
     """InputError if a collection, a fold, or a method is not there: known now, not after the first job."""
     from hyprl_jax.surfaces import load_tables, make_split
 
+    if plan.base.stream.tasks:
+        raise InputError("a sweep trains its settings side by side in memory: set stream.tasks to 0")
     for name in plan.base.collections:
         tables = load_tables(name)
         for fold in plan.base.folds:
