@@ -93,6 +93,14 @@ def valid_configurations(draw: st.DrawFn) -> dict[str, Any]:
         values["network.memory"] = 25
     if values.get("network.head") == "fixed":
         values |= FIXED | {"collections": values.get("collections", [])[:1]}
+    values["stream.reference"] = draw(st.sampled_from([2, 32]))
+    values["stream.tasks"] = draw(st.sampled_from([0, 0, 2, 64]))
+    if values["stream.tasks"] or values.get("surfaces") == "sharded":
+        values["learner.replay"] = "none"
+    if values["stream.tasks"]:
+        values |= {"surfaces": "replicated", "collections": values.get("collections", [])[:1]}
+    elif values.get("surfaces") == "sharded":
+        values["augment.candidates"] = 64
     return values
 
 
