@@ -200,6 +200,7 @@ def endless(config: TrainConfig, folder: Path) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others(alone: SimpleNamespace, tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = start_all(2, "--config", endless(alone.config, tmp_path), "--out", str(run), patience=20)
