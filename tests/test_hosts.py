@@ -261,6 +261,7 @@ def test_a_process_that_falls_silent_ends_the_others(alone: SimpleNamespace, tmp
     assert "another process of this run" in err.splitlines()[-1], err
 
 
+@pytest.mark.slow
 def test_a_process_that_never_comes_is_not_waited_for_for_ever(
     alone: SimpleNamespace, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def same_up_to_rounding(one: dict[str, np.ndarray], other: dict[str, np.ndarray]
             np.testing.assert_array_equal(leaf, other[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_sharded_surfaces_of_which_all_is_seen_are_like_replicated_ones(tmp_path: Path) -> None:
     """Two members on two devices, each of which holds half of the tasks and needs all."""
     whole = states_on(tmp_path, 1, "0", "0,1", "replicated")

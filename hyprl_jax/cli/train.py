@@ -15,7 +15,6 @@ import tyro
 from hyprl_jax.cli.common import INTERRUPTED, Command, JsonFlag, Outcome, UsageError, read_options
 from hyprl_jax.config import TrainConfig, from_dict
 from hyprl_jax.errors import InputError
-from hyprl_jax.hosts import Company, find_company, is_first, joined
 from hyprl_jax.presets import PRESETS
 
 _ALIASES = {"--seed": "--seeds", "--fold": "--folds"}
@@ -112,6 +111,7 @@ def read_config_file(path: Path) -> TrainConfig:
 def run_train(options: TrainOptions) -> Outcome:
     """Trains or resumes; says where the run is and how good its best policies are."""
     from hyprl_jax.devices import use_all_cores
+    from hyprl_jax.hosts import Company, find_company, is_first, joined
 
     for name in ("devices", "patience"):
         number = getattr(options, name)
@@ -129,6 +129,7 @@ def run_train(options: TrainOptions) -> Outcome:
 
 def _train(options: TrainOptions) -> dict[str, Any]:
     from hyprl_jax import training
+    from hyprl_jax.hosts import is_first
     from hyprl_jax.runs import RunFolder
 
     if options.resume is None:
