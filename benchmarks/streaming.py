@@ -40,6 +40,7 @@ def main() -> None:
         print(json.dumps(answer))
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    Path(options.folder).mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         needed, free = 1.05 * options.gigabytes * 1e9, shutil.disk_usage(options.folder).free
         if needed > free:
