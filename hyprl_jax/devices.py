@@ -1,4 +1,4 @@
-"""Several devices for work that needs no exchange between them: episodes, seeds, folds.
+"""Several devices for work that needs no exchange between them; see `hyprl_jax.mesh` for training.
 
 XLA runs one program on one core of a CPU, so every core is made a device of its own. That must happen before
 JAX starts; later it is too late, and the one device that there is does all the work.
@@ -37,21 +37,21 @@ def used_devices(episodes: int) -> int:
     return number if episodes % number == 0 else 1
 
 
-def deal_out(tree: Any, devices: int, axis: int = 0) -> Any:
-    """`tree` with axis number `axis` of its leaves dealt out over the first `devices` devices."""
-    return jax.device_put(tree, NamedSharding(_mesh(devices), _dealt(axis)))
+def deal_out(tree: Any, devices: int) -> Any:
+    """`tree` with the first axis of its leaves dealt out over the first `devices` devices."""
+    return jax.device_put(tree, NamedSharding(_mesh(devices), P(_AXIS)))
 
 
-def over_devices(function: Callable, devices: int, shared: int, axis: int = 0) -> Callable:
+def over_devices(function: Callable, devices: int, shared: int) -> Callable:
     """`function` with its first `shared` arguments given to each device, the rest and all results dealt out
-    along their axis number `axis`."""
+    along their first axis."""
     if devices == 1:
         return function
 
     def call(*arguments: Any) -> Any:
-        places = tuple(P() if number < shared else _dealt(axis) for number in range(len(arguments)))
+        places = tuple(P() if number < shared else P(_AXIS) for number in range(len(arguments)))
         dealt = jax.shard_map(
-            function, mesh=_mesh(devices), in_specs=places, out_specs=_dealt(axis), check_vma=False
+            function, mesh=_mesh(devices), in_specs=places, out_specs=P(_AXIS), check_vma=False
         )
         return dealt(*arguments)
 
@@ -61,10 +61,6 @@ def over_devices(function: Callable, devices: int, shared: int, axis: int = 0) -
 def copy_to_all(tree: Any, devices: int) -> Any:
     """`tree` on each of the first `devices` devices."""
     return jax.device_put(tree, NamedSharding(_mesh(devices), P()))
-
-
-def _dealt(axis: int) -> P:
-    return P(*(None,) * axis, _AXIS)
 
 
 def _mesh(devices: int) -> jax.sharding.Mesh:

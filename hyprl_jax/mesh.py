@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hyprl_jax import hosts
 from hyprl_jax.errors import InputError
 
 AXES = ("folds", "seeds", "episodes")
@@ -197,16 +198,10 @@ class Layout:
             if isinstance(leaf, jax.core.Tracer):
                 return leaf
             if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-                leaf = self._everywhere(leaf).addressable_data(0)
+                leaf = hosts.fetch(leaf)
             return jax.device_put(leaf, jax.local_devices()[0])
 
         return jax.tree.map(take, tree)
-
-    def _everywhere(self, leaf: jax.Array) -> jax.Array:
-        where = NamedSharding(self.mesh, P())
-        if leaf.sharding.is_equivalent_to(where, leaf.ndim):
-            return leaf
-        return jax.jit(lambda one: one, out_shardings=where)(leaf)
 
     def dealt(self, function: Callable, places: tuple[Any, ...]) -> Callable:
         """`function` run by each device on its part of the arguments, which lie as `places` say; results

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hyprl_jax.errors import InputError
-from hyprl_jax.spaces import SpaceEncoding
 from hyprl_jax.streams.writing import PackWriter
 from hyprl_jax.surfaces import Collection, TaskTables, find_collection
 from hyprl_jax.surfaces.checks import collection_faults
 from hyprl_jax.surfaces.collection import canonical
 from hyprl_jax.surfaces.reading import CARD, SPACE, TABLES, check_types, read_info, read_parquet
 from hyprl_jax.surfaces.space_json import read_space
+from hyprl_jax.surfaces.tables import outline as outline_of
 
 __all__ = ["pack_collection"]
 
@@ -45,7 +45,7 @@ def pack_collection(name_or_path: str | Path, out: str | Path) -> Path:
     """
     folder, out = find_collection(name_or_path), Path(out)
     frame = _read_frames(folder)
-    outline = _outline(frame)
+    outline = outline_of(frame)
     shape = (len(outline.tasks), len(outline.config_ids))
     with PackWriter(out, outline) as writer:
         try:
@@ -101,24 +101,6 @@ def _read_frames(folder: Path) -> Collection:
         if found.file != _EVALUATIONS:
             raise InputError(f"{folder.name}/{found}; `surfaces validate` lists every fault")
     return collection
-
-
-def _outline(collection: Collection) -> TaskTables:
-    tasks, configs, encoding = collection.tasks, collection.configs, SpaceEncoding(collection.space)
-    return TaskTables(
-        collection=collection.info.name,
-        content_hash=collection.info.content_hash,
-        direction=collection.info.objective.direction,
-        tasks=tuple(tasks["task"].tolist()),
-        groups=tuple(tasks["group"].tolist()),
-        config_ids=configs["config_id"].to_numpy(dtype=np.int64),
-        encodings=encoding.encode(configs)[0],
-        feature_names=encoding.feature_names,
-        objective=np.zeros((len(tasks), 0)),
-        cost=np.zeros((len(tasks), 0)),
-        metafeatures=tasks.iloc[:, 2:].to_numpy(dtype=np.float64).reshape(len(tasks), -1),
-        metafeature_names=tuple(str(name) for name in tasks.columns[2:]),
-    )
 
 
 def _add_up(

@@ -16,7 +16,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,17 @@ def task_tables(collection: Collection) -> TaskTables:
     config_codes = pd.Index(configs["config_id"]).get_indexer(evaluations["config_id"])
     rows = highest_fidelity(evaluations, task_codes, len(tasks))
     cells = (task_codes * shape[1] + config_codes)[rows]
-    encoding = SpaceEncoding(collection.space)
     cost = evaluations["cost"].to_numpy()[rows] if "cost" in evaluations.columns else np.zeros(0)
+    return replace(
+        outline(collection),
+        objective=_cell_means(cells, evaluations["objective"].to_numpy()[rows], shape),
+        cost=_cell_means(cells[: len(cost)], cost, shape),
+    )
+
+
+def outline(collection: Collection) -> TaskTables:
+    """The tables of a collection without their values: `objective` and `cost` are `[tasks, 0]`."""
+    tasks, configs, encoding = collection.tasks, collection.configs, SpaceEncoding(collection.space)
     return TaskTables(
         collection=collection.info.name,
         content_hash=collection.info.content_hash,
@@ -108,8 +117,8 @@ def task_tables(collection: Collection) -> TaskTables:
         config_ids=configs["config_id"].to_numpy(dtype=np.int64),
         encodings=encoding.encode(configs)[0],
         feature_names=encoding.feature_names,
-        objective=_cell_means(cells, evaluations["objective"].to_numpy()[rows], shape),
-        cost=_cell_means(cells[: len(cost)], cost, shape),
+        objective=np.zeros((len(tasks), 0)),
+        cost=np.zeros((len(tasks), 0)),
         metafeatures=tasks.iloc[:, 2:].to_numpy(dtype=np.float64).reshape(len(tasks), -1),
         metafeature_names=tuple(str(name) for name in tasks.columns[2:]),
     )
