@@ -235,7 +235,8 @@ def start_regret(
         return rollout.play(act, None, shared, task, jax.random.key(0), env, config).regret.mean()
 
     rows, plays = jnp.repeat(fold.known, _PLAYS), jnp.tile(jnp.arange(_PLAYS), fold.known.shape[0])
-    regrets = rollout.over_episodes(one, rows, plays).reshape(-1, _PLAYS).mean(1)
+    regrets = rollout.over_episodes(one, rows, plays, candidates=bank.legal.shape[1])
+    regrets = regrets.reshape(-1, _PLAYS).mean(1)
     collections = jnp.arange(bank.encodings.shape[0])
     member = fold.usable & (bank.collection[fold.known] == collections[:, None])
     return jnp.sum(jnp.where(member, regrets, 0.0), axis=1) / jnp.maximum(member.sum(1), 1)

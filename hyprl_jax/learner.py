@@ -336,7 +336,7 @@ def _play(
         memory = players.q_memory(network, state.params, state.target, task)
         return rollout.play(act, memory, shared, task, episode_key, config.env, config.surrogate)
 
-    return rollout.over_episodes(one, tasks, keys, forced)
+    return rollout.over_episodes(one, tasks, keys, forced, candidates=offered.legal.shape[1])
 
 
 def _from_replay(

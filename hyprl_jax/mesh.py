@@ -1,10 +1,11 @@
 """How the devices of a run share it: a grid of folds, seeds and shares of the episodes of a member.
 
-Members (a fold with a seed) come first: dealt out over devices they exchange nothing. Devices that are left
-over split the episodes of each update: every one plays its share, all gather what was played, and each
-computes the gradient of its part of a minibatch. Surfaces are on every device, or (`shards`) each device
-holds the rows of some tasks and sends the others the columns that they ask for. With several processes (see
-`hyprl_jax.hosts`) the grid spans the devices of all of them, as many of each.
+Members (a fold with a seed) come first: dealt out over devices they exchange nothing (where the devices are
+cores of one CPU, threads do it, see `hyprl_jax.threads`). Devices that are left over split the episodes of
+each update: every one plays its share, all gather what was played, and each computes the gradient of its part
+of a minibatch. Surfaces are on every device, or (`shards`) each device holds the rows of some tasks and sends
+the others the columns that they ask for. With several processes (see `hyprl_jax.hosts`) the grid spans the
+devices of all of them, as many of each.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from hyprl_jax import hosts
 from hyprl_jax.errors import InputError
+from hyprl_jax.threads import Threads
 
 AXES = ("folds", "seeds", "episodes")
 FOLDS = P("folds")
@@ -158,9 +160,15 @@ class Layout:
         self.mesh = jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
 
     @property
+    def threads(self) -> bool:
+        """Whether members are dealt out over the cores of one CPU, which needs no devices but one."""
+        several = self.shape.devices > 1 and self.shape.episodes == 1 and not self.sharded
+        return several and jax.process_count() == 1 and jax.default_backend() == "cpu"
+
+    @property
     def alone(self) -> bool:
-        """Whether there is one device, where nothing has to be placed."""
-        return self.shape.devices == 1
+        """Whether all arrays are on one device, where nothing has to be placed."""
+        return self.shape.devices == 1 or self.threads
 
     @property
     def sharing(self) -> Sharing:
@@ -203,12 +211,16 @@ class Layout:
 
         return jax.tree.map(take, tree)
 
-    def dealt(self, function: Callable, places: tuple[Any, ...]) -> Callable:
-        """`function` run by each device on its part of the arguments, which lie as `places` say; results
-        are `[folds, seeds, ...]`."""
-        if self.alone:
-            return function
-        return jax.shard_map(function, mesh=self.mesh, in_specs=places, out_specs=MEMBERS, check_vma=False)
+    def dealt(self, function: Callable, places: tuple[Any, ...], donate: bool = False) -> Any:
+        """`function(bank, folds, members)`, compiled, run by each device on its part of the arguments, which
+        lie as `places` say (the members are used up with `donate`); results are `[folds, seeds, ...]`."""
+        if self.threads:
+            return Threads(function, (self.shape.folds, self.shape.seeds), donate)
+        if not self.alone:
+            function = jax.shard_map(
+                function, mesh=self.mesh, in_specs=places, out_specs=MEMBERS, check_vma=False
+            )
+        return jax.jit(function, donate_argnums=(2,) if donate else ())
 
 
 def _divisors(number: int) -> list[int]:

@@ -61,7 +61,7 @@ def shortlist(view: View, config: NetworkConfig) -> jax.Array:
     if not 0 < config.shortlist < total:
         return jnp.arange(total, dtype=jnp.int32)
     ranked = jnp.where(view.observation.legal, view.acquired.acquisition, -1.0)
-    return jax.lax.top_k(ranked, config.shortlist)[1].astype(jnp.int32)
+    return explore.largest(ranked, config.shortlist)
 
 
 def read(view: View, config: NetworkConfig) -> jax.Array:
@@ -114,7 +114,7 @@ def q_player(
         place = explore.masked_argmax(network.advantages(params, hidden, inputs), legal)
         if target is None:
             memory = (carry, memory[1])
-            value = network.values(params, hidden, inputs)[place]
+            value = network.values(params, hidden, _one_of(inputs, place))[0]
         else:
             target_carry, target_hidden = network.advance(target, memory[1], context)
             target_q = network.values(target, target_hidden, inputs)
@@ -132,7 +132,10 @@ def q_player(
             whether, which = jax.random.split(key)
             explores = jax.random.uniform(whether) < epsilon
             action = jnp.where(explores, _explore(which, view, columns, exploration), best)
-        chosen = candidate_inputs(view, config, action[None])
+        if listed is None:
+            chosen = candidate_inputs(view, config, action[None])
+        else:
+            chosen = _one_of(inputs, listed.place)
         kept = Kept(
             context,
             chosen.features[0],
@@ -195,6 +198,11 @@ def score_player(score: Callable[[View, jax.Array], jax.Array]) -> Act:
         return memory, Choice(explore.masked_argmax(score(view, key), view.observation.legal), None)
 
     return act
+
+
+def _one_of(inputs: CandidateInputs, place: jax.Array) -> CandidateInputs:
+    """The inputs `[1, ...]` of the candidate at a place of a shortlist."""
+    return inputs._replace(features=inputs.features[place][None], start=inputs.start[place][None])
 
 
 def _draw(

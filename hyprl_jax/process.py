@@ -136,11 +136,14 @@ def infer(
     explained = 0.5 * jnp.where(freedom > 0, heavy, misfit)
     evidence = trial * jnp.log(grid) - explained - 0.5 * jnp.log(precision / before)
     evidence = evidence + likely - 0.5 * offsets**2
-    posterior = jax.nn.softmax(evidence, axis=None)
+    highest = jnp.max(evidence)
+    likelihoods = jnp.exp(evidence - highest)
+    total = jnp.sum(likelihoods)
+    posterior = likelihoods / total
     inflation = jnp.sqrt((least + jnp.sum(posterior * misfit)) / (least + trial))
     return Units(
         scale=jnp.sum(posterior * grid),
         shift=jnp.sum(posterior * shift),
         inflation=jnp.where(freedom > 0, inflation, 1.0),
-        evidence=jax.scipy.special.logsumexp(evidence) - process.log_determinant,
+        evidence=highest + jnp.log(total) - process.log_determinant,
     )

@@ -3,9 +3,9 @@ once.
 
 Folds and seeds are axes of one program: every leaf of the state is `[folds, seeds, ...]`. Each member's
 arithmetic is independent of its neighbours. They are dealt out over the devices (each core of a CPU is one,
-see `devices`), and devices that are left over share the episodes of a member, see `mesh`.
-On a CPU the members of a device run one after another (a batched matrix product of many small matrices gains
-nothing there), on an accelerator side by side.
+see `devices`), and devices that are left over share the episodes of a member, see `mesh`. On a CPU the
+members of a core run one after another (a batched matrix product of many small matrices gains nothing there),
+on an accelerator side by side.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Program:
             config.surfaces == "sharded",
         )  # fmt: skip
         self._learn = jax.jit(partial(_learn, config=config))
-        self._start = jax.jit(self._dealt(over_members(self._start_member)))
-        self._chunk = jax.jit(self._dealt(over_members(self._chunk_member)), donate_argnums=2)
+        self._start = self._dealt(over_members(self._start_member))
+        self._chunk = self._dealt(over_members(self._chunk_member), donate=True)
 
     @property
     def members(self) -> int:
@@ -86,9 +86,10 @@ class Program:
         """What `_start_member` is given, `[folds, members, ...]`."""
         return self.keys(), numbers
 
-    def _dealt(self, function: Callable) -> Callable:
-        """`function(bank, folds, members)` with members dealt out over the devices, folds with theirs."""
-        return self.layout.dealt(function, (self._bank_places(), mesh.FOLDS, mesh.MEMBERS))
+    def _dealt(self, function: Callable, donate: bool = False) -> Any:
+        """`function(bank, folds, members)`, compiled, with members dealt out over the devices, folds with
+        theirs."""
+        return self.layout.dealt(function, (self._bank_places(), mesh.FOLDS, mesh.MEMBERS), donate)
 
     def _bank_places(self) -> Any:
         """Where the fields of a bank lie, as a bank of places."""
@@ -197,12 +198,18 @@ def validate(
         def each(number: jax.Array) -> jax.Array:
             part = _seen(bank, number, config=config, sharing=sharing)
             one = _greedy(params, numbers, part, fold, config)
-            play = partial(rollout.over_episodes, lambda row: one(row, number))
+            play = partial(
+                rollout.over_episodes, lambda row: one(row, number), candidates=part.legal.shape[1]
+            )
             return sharing.over_episodes(play, fold.known)
 
         return jnp.swapaxes(jax.lax.map(each, jnp.arange(plays)), 0, 1)
     rows, numbered = jnp.repeat(fold.known, plays), jnp.tile(jnp.arange(plays), tasks)
-    play = partial(rollout.over_episodes, _greedy(params, numbers, bank, fold, config))
+    play = partial(
+        rollout.over_episodes,
+        _greedy(params, numbers, bank, fold, config),
+        candidates=bank.legal.shape[1],
+    )
     return sharing.over_episodes(play, rows, numbered).reshape(tasks, plays, -1)
 
 

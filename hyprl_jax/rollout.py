@@ -26,8 +26,8 @@ CONTEXT_FEATURES = (
 )  # fmt: skip
 """What the context reads before each choice, in the order of `View.context`."""
 
-
-_BLOCK = 128  # episodes that are played side by side on a CPU
+_MOST, _LEAST = 64, 4  # episodes that are played side by side on a CPU
+_CELLS = 48 * 1024  # episodes times candidates whose arrays stay in its caches
 
 
 class Background(NamedTuple):
@@ -169,14 +169,32 @@ def model(beliefs: SurrogateConfig) -> Any:
     return cold if beliefs.prior == "cold" else surrogate
 
 
-def over_episodes(play_one: Callable, *given: Any) -> Any:
-    """`play_one` for each of E episodes, whose arguments `given` are stacked along leading axes `[E, ...]`.
+def over_episodes(play_one: Callable, *given: Any, candidates: int) -> Any:
+    """`play_one` for each of E episodes over so many candidates, whose arguments `given` are stacked along
+    leading axes `[E, ...]`.
 
-    On a CPU in blocks of episodes whose arrays stay in its caches, elsewhere all at once.
+    On a CPU in equal blocks of episodes, see `episodes_at_once`, elsewhere all at once. Where blocks do not
+    go up evenly the last episode is played again, and that is dropped: a block of another size would be
+    compiled apart.
     """
-    if jax.default_backend() != "cpu":
-        return jax.vmap(play_one)(*given)
-    return jax.lax.map(lambda arguments: play_one(*arguments), given, batch_size=_BLOCK)
+    play_all, episodes = jax.vmap(play_one), jax.tree.leaves(given)[0].shape[0]
+    if jax.default_backend() != "cpu" or not episodes:
+        return play_all(*given)
+    blocks = -(-episodes // episodes_at_once(candidates))
+    size = -(-episodes // blocks)
+    rows = jnp.minimum(jnp.arange(blocks * size), episodes - 1).reshape(blocks, size)
+    if blocks * size > episodes:
+        given = jax.tree.map(lambda leaf: leaf[rows], given)
+    else:
+        given = jax.tree.map(lambda leaf: leaf.reshape(blocks, size, *leaf.shape[1:]), given)
+    played = jax.lax.map(lambda block: play_all(*block), given)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:episodes], played)
+
+
+def episodes_at_once(candidates: int) -> int:
+    """Episodes over so many candidates that are played side by side on a CPU."""
+    fitting = max(_CELLS // candidates, 1)
+    return min(_MOST, max(_LEAST, 1 << (fitting.bit_length() - 1)))
 
 
 def play(

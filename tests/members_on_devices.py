@@ -50,9 +50,9 @@ def main(devices: int, folds: tuple[int, ...], seeds: tuple[int, ...], out: str,
     program = Program(config)
     bank, places = program.place(data.bank, data.folds)
     state = program.start(bank, places)
-    # Which devices hold members, and where the leaves of all of them lie.
-    holders = state.best_score.sharding.device_set
-    written = {"devices": np.asarray(len(holders)), **{f"0{k}": v for k, v in plain(state).items()}}
+    # Devices, or cores, that members or their episodes are dealt out over.
+    used = np.asarray(program.layout.shape.devices)
+    written = {"devices": used, **{f"0{name}": leaf for name, leaf in plain(state).items()}}
     for number in (1, 2):
         state, metrics = program.chunk(state, bank, places)
         written |= {f"{number}{name}": leaf for name, leaf in plain(state).items()}

@@ -16,6 +16,7 @@ from hyprl_jax.explore import (
     SCHEDULES,
     epsilon_greedy,
     epsilon_schedule,
+    largest,
     masked_argmax,
     random_legal,
 )
@@ -30,6 +31,7 @@ values = st.lists(
 ).map(lambda numbers: np.array(numbers, np.float32))
 uniforms = st.one_of(st.floats(0, 1, width=32, exclude_max=True), st.sampled_from([0.0, 1.0 - 2.0**-24]))
 
+jitted_largest = jax.jit(largest, static_argnums=1)
 jitted_random = jax.jit(random_legal)
 jitted_argmax = jax.jit(masked_argmax)
 jitted_greedy = jax.jit(epsilon_greedy)
@@ -54,6 +56,22 @@ def test_masked_argmax_is_the_first_largest_legal_value(q, legal):
     chosen = int(jitted_argmax(q, legal))
     indices = np.flatnonzero(legal)
     assert chosen == (indices[np.argmax(q[indices])] if len(indices) else NOTHING_LEGAL)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([9, 128, 129, 300]), st.integers(0, 10_000), st.booleans())
+def test_largest_are_found_in_order(size: int, seed: int, coarse: bool) -> None:
+    """Of many that are equal the first ones, illegal ones (-1) last."""
+    random = np.random.default_rng(seed)
+    numbers = random.integers(0, 4, size) / 8 if coarse else 10.0 ** random.uniform(-30, 3, size)
+    numbers = np.where(random.random(size) < random.choice([0.1, 0.9]), numbers, -1.0).astype(np.float32)
+    found = jitted_largest(numbers, 8)
+    assert found.dtype == jnp.int32
+    if coarse or size > 128:
+        np.testing.assert_array_equal(found, np.argsort(-numbers, kind="stable")[:8])
+    else:  # near ties may be in any order
+        assert len(set(found.tolist())) == 8
+        np.testing.assert_allclose(numbers[found], -np.sort(-numbers)[:8], rtol=2.0**-16)
 
 
 @settings(max_examples=60, deadline=None)

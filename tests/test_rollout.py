@@ -152,25 +152,31 @@ def test_an_episode_is_the_same_alone_as_in_a_batch() -> None:
 @pytest.mark.parametrize("episodes", [1, 3, 4, 8, 11])
 def test_episodes_in_blocks_are_those_side_by_side(episodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether they fill their last block of four or not; arguments that are no arrays are passed on."""
-    monkeypatch.setattr(rollout, "_BLOCK", 4)
+    monkeypatch.setattr(rollout, "_MOST", 4)
     tasks, keys = (jax.tree.map(lambda leaf: leaf[:episodes], part) for part in (some_tasks(), some_keys()))
 
     def one(task: Task, key: jax.Array, forced: jax.Array | None) -> Record:
         return one_episode(shaken(), task, key, jnp.float32(0.3), forced, shared())
 
     shared(), shaken()  # made outside of the compiled functions
-    blocks = quick_jit(lambda *given: rollout.over_episodes(one, *given))(tasks, keys, None)
+    in_blocks = partial(rollout.over_episodes, one, candidates=CANDIDATES)
+    blocks = quick_jit(in_blocks)(tasks, keys, None)
     beside = quick_jit(jax.vmap(one))(tasks, keys, None)
     assert np.array_equal(blocks.action, beside.action) and blocks.action.shape == (episodes, TRIALS)
     chex.assert_trees_all_close(blocks, beside, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("episodes", [1, 127, 128, 129, 300])
+@pytest.mark.parametrize("episodes", [1, 63, 64, 65, 150])
 def test_blocks_keep_the_order_of_the_episodes(episodes: int) -> None:
     numbers = jnp.arange(episodes, dtype=jnp.float32)
-    found = rollout.over_episodes(lambda x, pair: (2.0 * x, pair["y"] + x), numbers, {"y": -numbers})
+    found = rollout.over_episodes(lambda x, y: (2.0 * x, y["y"] + x), numbers, {"y": -numbers}, candidates=9)
     np.testing.assert_array_equal(found[0], 2.0 * numbers)
     np.testing.assert_array_equal(found[1], np.zeros(episodes))
+
+
+def test_blocks_are_smaller_the_more_candidates_there_are() -> None:
+    sizes = {count: rollout.episodes_at_once(count) for count in (1, 128, 768, 769, 2916, 20_480, 10**6)}
+    assert sizes == {1: 64, 128: 64, 768: 64, 769: 32, 2916: 16, 20_480: 4, 10**6: 4}
 
 
 def test_numbers_of_a_collection_replace_those_of_the_configuration() -> None:

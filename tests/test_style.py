@@ -22,6 +22,7 @@ LAYERS = (
         "config",
         "config_checks",
         "devices",
+        "threads",
         "mesh",
         "hosts",
         "progress",

@@ -78,7 +78,7 @@ def with_all_candidates(problem: Problem) -> Problem:
 def play_to_the_middle(problem: Problem, seed: int = 0) -> Middle:
     """A block of episodes on synthetic tasks, played as in training with the first parameters."""
     config = problem.config
-    trials, block = config.env.trials, _block(config)
+    trials, block = config.env.trials, _block(problem)
     state = jax.jit(partial(learner.init, config=config))(jax.random.key(seed), problem.bank, problem.fold)
     draw = jax.jit(partial(learner.draw_tasks, config=config))
     task_key, play_key = jax.random.split(jax.random.key(seed + 1))
@@ -327,11 +327,12 @@ def _do_nothing(carried: Any, *given: Any) -> tuple[Any, jax.Array]:
     return carried, jnp.float32(0.0)
 
 
-def _block(config: TrainConfig) -> int:
+def _block(problem: Problem) -> int:
     """Episodes that are played side by side."""
+    episodes = problem.config.learner.episodes
     if jax.default_backend() != "cpu":
-        return config.learner.episodes
-    return min(rollout._BLOCK, config.learner.episodes)
+        return episodes
+    return min(rollout.episodes_at_once(problem.bank.legal.shape[1]), episodes)
 
 
 def _record(tasks: env.Task, played: list[Trial], incumbents: list[jax.Array]) -> Record:

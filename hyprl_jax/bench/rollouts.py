@@ -111,7 +111,7 @@ def play_episodes(
         record = rollout.play(act, memory, shared, task, key, config.env, config.surrogate)
         return record.action, record.reward
 
-    return rollout.over_episodes(one, rows)
+    return rollout.over_episodes(one, rows, candidates=bank.legal.shape[1])
 
 
 def begin_episode(params: Params, shared: Background, task: Task, config: TrainConfig) -> Episode:

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from hyprl_jax import mesh
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.program import Metrics, Program, judge_member, over_members, teach_member
+from hyprl_jax.threads import Threads
 
 __all__ = ["Streamed", "StreamedProgram"]
 
@@ -34,18 +35,17 @@ class StreamedProgram(Program):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        self._teach = jax.jit(self._dealt(over_members(self._teach_member)), donate_argnums=2)
-        self._judge = jax.jit(self._dealt(over_members(self._judge_member)), donate_argnums=2)
-        self._prepared: tuple[Any, Any] | None = None  # shapes, and the updates compiled for them
+        self._teach = self._dealt(over_members(self._teach_member), donate=True)
+        self._judge = self._dealt(over_members(self._judge_member), donate=True)
 
     def prepare(self, judged: tuple[Any, Any], taught: tuple[Any, Any]) -> None:
         """Compiles the updates, which takes more memory than all that comes later, while there is little in
         it: `judged` are the bank and the folds that are judged, `taught` the shapes of those of a shard."""
-        state = jax.eval_shape(self.start, *judged)
-        shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (taught, state))
-        if self._prepared is None or self._prepared[0] != shapes:
-            given = self._arguments_of(*taught, state)
-            self._prepared = shapes, self._teach.lower(*given).compile()
+        given = self._arguments_of(*taught, jax.eval_shape(self.start, *judged))
+        if isinstance(self._teach, Threads):
+            self._teach.prepare(*given)
+        else:
+            self._teach = self._teach.lower(*given).compile()
 
     def _arguments_of(self, bank: Any, folds: Any, members: Any) -> tuple:
         """Shapes with the shardings that `_arguments` gives to arrays of these shapes."""
@@ -62,8 +62,7 @@ class StreamedProgram(Program):
 
     def chunk(self, state: Any, bank: Any, folds: Any) -> tuple[Any, Metrics]:
         """As `Program.chunk`: updates on what is taught, and a validation on what is judged."""
-        teach = self._teach if self._prepared is None else self._prepared[1]
-        taught = teach(*self._arguments(bank.taught, folds.taught, state))
+        taught = self._teach(*self._arguments(bank.taught, folds.taught, state))
         after: tuple[Any, Metrics] = self._judge(*self._arguments(bank.judged, folds.judged, taught))
         return after
 

@@ -1,0 +1,49 @@
+"""What is set before JAX starts, and that it is left alone afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from hyprl_jax import devices
+
+_PROGRAM = """
+import json, os, jax
+from hyprl_jax.devices import use_all_cores
+use_all_cores(3)
+print(json.dumps([jax.device_count(), os.environ["XLA_FLAGS"]]))
+print(float(jax.jit(lambda x: x + 1)(1.0)))
+"""
+_LOOPS = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling=true"
+_WIDTH = "--xla_cpu_prefer_vector_width"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (None, f"{_LOOPS} {_WIDTH}=512"),
+        (f"{_WIDTH}=256", f"{_WIDTH}=256 {_LOOPS}"),
+    ],
+)
+def test_the_compiler_is_told_before_jax_starts(given: str | None, told: str) -> None:
+    """What the user says stands, and XLA knows all of it."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu"} | ({"XLA_FLAGS": given} if given else {})
+    command = [sys.executable, "-c", _PROGRAM]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert json.loads(first) == [min(3, devices.cores()), told]
+    assert second == "2.0"
+
+
+def test_nothing_is_told_once_jax_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = jax.device_count()
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    devices.use_all_cores(before + 1)
+    assert jax.device_count() == before and "XLA_FLAGS" not in os.environ
