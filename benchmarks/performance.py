@@ -6,8 +6,7 @@
 For every size it counts the operations and bytes of each part with XLA, measures its time on one device, and
 sets both beside the model: the time of the model is what computing or moving bytes takes at the machine's own
 ceilings, whichever is larger. `--keep` writes the table between the two marks of docs/performance.md,
-`--json` prints everything as one JSON object. With 10000 candidates and 100 trials the rows of one block
-alone take a gigabyte, and a program holds them more than once.
+`--json` prints everything as one JSON object.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _COMPILER = {
     "--xla_backend_extra_options": "xla_cpu_disable_loop_unrolling=true",
     "--xla_cpu_prefer_vector_width": "512",
 }
-"""What XLA's compiler for CPUs is told, unless XLA_FLAGS says otherwise."""
+_UNSEEN = (0, 13)  # the first version of jax of which it is not known that it has these flags
 
 
 def use_all_cores(most: int | None = None) -> None:
@@ -29,10 +29,19 @@ def use_all_cores(most: int | None = None) -> None:
     unless JAX has started already."""
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", min(cores(), most or cores()))
-        given = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = " ".join(
-            [given, *(f"{name}={value}" for name, value in _COMPILER.items() if name not in given)]
-        ).strip()
+        os.environ["XLA_FLAGS"] = compiler_flags(os.environ.get("XLA_FLAGS", ""))
+
+
+def compiler_flags(given: str) -> str:
+    """XLA_FLAGS with what XLA's compiler for CPUs is told, unless they say otherwise.
+
+    XLA ends the process over a flag that it does not know: later versions than were looked at are told
+    nothing.
+    """
+    if jax.__version_info__ >= _UNSEEN:
+        return given
+    ours = [f"{name}={value}" for name, value in _COMPILER.items() if name not in given]
+    return " ".join([given, *ours]).strip()
 
 
 def cores() -> int:

@@ -38,9 +38,11 @@ class Threads:
         self._join = jax.jit(self._join_all)
 
     def __call__(self, shared: Any, folds: Any, members: Any) -> Any:
-        """The results for all members, once they are there."""
+        """The results for all members; those of several threads once they are there."""
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((shared, folds, members))):
             return self._jitted(shared, folds, members)  # as `jax.eval_shape` calls it
+        if self._parts == (1, 1):
+            return self._program(shared, folds, members)(shared, folds, members)
         pieces = self._cut(folds, members)
         if self._donate:
             jax.tree.map(lambda leaf: leaf.delete(), members)
@@ -54,7 +56,8 @@ class Threads:
 
     def prepare(self, shared: Any, folds: Any, members: Any) -> None:
         """Compiles for arguments with these shapes and dtypes."""
-        self._program(shared, *jax.eval_shape(self._cut, folds, members)[0])
+        piece = (folds, members) if self._parts == (1, 1) else jax.eval_shape(self._cut, folds, members)[0]
+        self._program(shared, *piece)
 
     def _program(self, *given: Any) -> Any:
         leaves, structure = jax.tree.flatten(given)

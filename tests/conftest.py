@@ -18,8 +18,12 @@ import hypothesis
 import jax
 import pytest
 
+from hyprl_jax.devices import compiler_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# As the commands do, which tests start and compare with.
+os.environ["XLA_FLAGS"] = compiler_flags(os.environ.get("XLA_FLAGS", ""))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MOST_MAPS = 15_000
@@ -42,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Quick compilation, in the processes that tests start as well, where only quick tests run."""
     if config.option.markexpr == "not slow" and QUICKLY not in os.environ:
         os.environ[QUICKLY] = "1"
+        # Fused loops by way of MLIR take most of the time that is left.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
         jax.config.update("jax_disable_most_optimizations", True)
 
 

@@ -42,6 +42,11 @@ def test_the_compiler_is_told_before_jax_starts(given: str | None, told: str) ->
     assert second == "2.0"
 
 
+def test_a_version_that_was_not_looked_at_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "__version_info__", devices._UNSEEN)
+    assert devices.compiler_flags("--xla_dump_to=x") == "--xla_dump_to=x"
+
+
 def test_nothing_is_told_once_jax_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
     before = jax.device_count()
     monkeypatch.delenv("XLA_FLAGS", raising=False)

@@ -25,7 +25,7 @@ import tiny_runs
 from hyprl_jax import training
 from hyprl_jax.checkpoints import CheckpointStore
 from hyprl_jax.cli.common import INTERRUPTED
-from hyprl_jax.config import TrainConfig, to_dict
+from hyprl_jax.config import AugmentConfig, TrainConfig, to_dict
 from hyprl_jax.errors import InputError
 from hyprl_jax.hosts import Company, any_of, arrays_from_first, check_same, fetch, find_company, from_first
 from hyprl_jax.runs import RunFolder
@@ -239,7 +239,7 @@ def test_a_signal_to_any_process_stops_all_and_another_number_goes_on(
 @pytest.mark.slow
 def test_the_death_of_the_first_process_ends_the_others(alone: SimpleNamespace, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    processes = start_all(2, "--config", alone.file, "--out", str(run), patience=20)
+    processes = start_all(2, "--config", endless(alone.config, tmp_path), "--out", str(run), patience=20)
     wait_for_rows(run, 1, processes[0])
     processes[0].kill()
     _, (code, _, err) = ended(processes)
@@ -251,7 +251,7 @@ def test_the_death_of_the_first_process_ends_the_others(alone: SimpleNamespace, 
 def test_a_process_that_falls_silent_ends_the_others(alone: SimpleNamespace, tmp_path: Path) -> None:
     """Its connections stay open: only heartbeats tell."""
     run = tmp_path / "run"
-    processes = start_all(2, "--config", alone.file, "--out", str(run), patience=10)
+    processes = start_all(2, "--config", endless(alone.config, tmp_path), "--out", str(run), patience=10)
     wait_for_rows(run, 1, processes[0])
     processes[1].send_signal(signal.SIGSTOP)
     code, (_, err) = processes[0].wait(MOMENT), processes[0].communicate(timeout=MOMENT)
@@ -304,4 +304,16 @@ def test_four_processes_train_seeds_and_shares_of_episodes(alone: SimpleNamespac
     before, _ = CheckpointStore(run / "checkpoints").steps()
     shorter(run, before)
     answers_of(start_all(2, "--resume", str(run)))
+    same_run(config, run, one)
+
+
+@pytest.mark.slow
+def test_two_processes_hold_the_surfaces_of_some_tasks_each(alone: SimpleNamespace, tmp_path: Path) -> None:
+    """They ask each other for columns; all are seen, so that the run is that of one process with all."""
+    config = dataclasses.replace(alone.config, augment=AugmentConfig(candidates=4))
+    file, run, one = tmp_path / "config.json", tmp_path / "run", tmp_path / "one"
+    training.train(config, one, silent=True)
+    file.write_text(json.dumps(to_dict(dataclasses.replace(config, surfaces="sharded"))))
+    first, second = answers_of(start_all(2, "--config", str(file), "--out", str(run)))
+    assert first == second
     same_run(config, run, one)

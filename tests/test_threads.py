@@ -30,7 +30,7 @@ def train(shared: jax.Array, folds: jax.Array, given: dict[str, Any]) -> tuple[d
     return jax.lax.map(lambda pair: jax.lax.map(lambda m: one(m, pair[1]), pair[0]), (given, folds))
 
 
-@pytest.mark.parametrize("parts", [(1, 2), (2, 1), (1, 6), (2, 3)])
+@pytest.mark.parametrize("parts", [(1, 1), (1, 2), (2, 1), (1, 6), (2, 3)])
 def test_parts_are_bitwise_the_whole_in_its_order(parts: tuple[int, int]) -> None:
     shared, folds = jnp.linspace(0.0, 1.0, 5), jnp.asarray([0.25, -1.5])
     after, sums = Threads(train, parts)(shared, folds, members())
@@ -78,9 +78,11 @@ def test_shapes_are_those_of_the_function() -> None:
 
 
 @pytest.mark.parametrize("donate", [True, False])
-def test_members_are_used_up_only_if_donated(donate: bool) -> None:
-    given = members()
-    Threads(train, (1, 2), donate)(jnp.zeros(5), jnp.zeros(2), given)
+@pytest.mark.parametrize("parts", [(1, 1), (1, 2)])
+def test_members_are_used_up_only_if_donated(donate: bool, parts: tuple[int, int]) -> None:
+    given, numbers = members(), np.array(members()["number"])
+    after, _ = Threads(train, parts, donate)(jnp.zeros(5), jnp.zeros(2), given)
+    np.testing.assert_array_equal(after["number"], numbers + 1.0)
     assert given["number"].is_deleted() == donate
     assert given["key"].is_deleted() == donate
 

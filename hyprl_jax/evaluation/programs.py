@@ -139,11 +139,14 @@ def _over_tasks(
     """`one(task, row, run, start)` for all rows `[R]` and runs `[S]`: `[R, S, T]`."""
     metafeatures = banks.standardised_metafeatures(bank, fold)
 
-    def of_task(row: jax.Array, start: jax.Array | None) -> jax.Array:
-        task = augment.real_task(bank, fold, metafeatures, row)
-        return jax.vmap(lambda run, begin: one(task, row, run, begin))(runs, start)
+    def of_run(row: jax.Array, run: jax.Array, start: jax.Array | None) -> jax.Array:
+        return one(augment.real_task(bank, fold, metafeatures, row), row, run, start)
 
-    return jax.vmap(of_task)(rows, starts)  # None is a pytree without leaves: nothing to map over
+    tasks, each = rows.shape[0], runs.shape[0]
+    begins = None if starts is None else starts.reshape(tasks * each, *starts.shape[2:])
+    given = jnp.repeat(rows, each), jnp.tile(runs, tasks), begins
+    actions = rollout.over_episodes(of_run, *given, candidates=bank.legal.shape[1])
+    return actions.reshape(tasks, each, *actions.shape[1:])
 
 
 def _actions(record: rollout.Record) -> jax.Array:

@@ -35,8 +35,12 @@ class StreamedProgram(Program):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        self._teach = self._dealt(over_members(self._teach_member), donate=True)
+        teach, shape = over_members(self._teach_member), self.layout.shape
+        self._teach = self._dealt(teach, donate=True)
+        if self.layout.alone:
+            self._teach = Threads(teach, (shape.folds, shape.seeds), donate=True)
         self._judge = self._dealt(over_members(self._judge_member), donate=True)
+        self._prepared: Any = None
 
     def prepare(self, judged: tuple[Any, Any], taught: tuple[Any, Any]) -> None:
         """Compiles the updates, which takes more memory than all that comes later, while there is little in
@@ -45,7 +49,7 @@ class StreamedProgram(Program):
         if isinstance(self._teach, Threads):
             self._teach.prepare(*given)
         else:
-            self._teach = self._teach.lower(*given).compile()
+            self._prepared = self._teach.lower(*given).compile()
 
     def _arguments_of(self, bank: Any, folds: Any, members: Any) -> tuple:
         """Shapes with the shardings that `_arguments` gives to arrays of these shapes."""
@@ -62,7 +66,8 @@ class StreamedProgram(Program):
 
     def chunk(self, state: Any, bank: Any, folds: Any) -> tuple[Any, Metrics]:
         """As `Program.chunk`: updates on what is taught, and a validation on what is judged."""
-        taught = self._teach(*self._arguments(bank.taught, folds.taught, state))
+        teach = self._prepared or self._teach
+        taught = teach(*self._arguments(bank.taught, folds.taught, state))
         after: tuple[Any, Metrics] = self._judge(*self._arguments(bank.judged, folds.judged, taught))
         return after
 
