@@ -4,7 +4,8 @@ JAX runs on the CPU unless JAX_PLATFORMS says otherwise. JAX's persistent compil
 CPU its entries are rejected on many machines, with messages on standard error. Most of the time goes into
 compiling programs that then run for a moment, so XLA leaves out most optimizations unless slow tests are
 asked for or JAX_DISABLE_MOST_OPTIMIZATIONS says otherwise; modules whose programs run for long ask for
-`optimized`.
+`optimized`. Programs that compute the same may then round differently: tests that compare the bits of two
+programs, and those that count operations, are slow ones.
 """
 
 from __future__ import annotations

@@ -98,8 +98,8 @@ def test_tasks_are_well_formed(seed: int) -> None:
     )
     assert not tasks.peers[:, ~usable].any()
     offered = np.where(tasks.legal, tasks.objective, np.nan)
-    assert np.array_equal(np.nanmax(offered, axis=1), tasks.best)
-    assert np.array_equal(np.nanmin(offered, axis=1), tasks.worst)
+    np.testing.assert_allclose(np.nanmax(offered, axis=1), tasks.best, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.nanmin(offered, axis=1), tasks.worst, rtol=1e-6, atol=1e-6)
     assert np.abs(tasks.metafeatures).max() <= 3.0
     rows = {0: [0, 1, 2, 3], 1: [6, 8]}
     for task_legal, number in zip(tasks.legal, tasks.collection, strict=True):

@@ -330,7 +330,8 @@ def test_impossible_sizes_are_refused(wrong: dict[str, Any], hint: str) -> None:
 # ---- the model
 
 
-@pytest.mark.parametrize("candidates", [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("candidates", SIZES)
 def test_model_agrees_with_what_xla_counts(candidates: int, made: Made) -> None:
     """Operations within 35%, bytes within a factor of 2 (of a block that shares next to nothing)."""
     problem, _, by_name = made if candidates == SIZES[0] else make(candidates)

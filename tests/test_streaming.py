@@ -265,6 +265,7 @@ def test_a_fault_of_reading_comes_with_its_shard() -> None:
 # --- training ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_shard_with_all_tasks_trains_as_the_collection_in_memory(
     collections: dict[str, str], packs: dict[str, Path], tmp_path: Path
 ) -> None:

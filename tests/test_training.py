@@ -164,6 +164,7 @@ def test_no_program_is_traced_twice(finished: SimpleNamespace) -> None:
     assert program._start._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_members_alone_are_those_together(finished: SimpleNamespace, tmp_path: Path) -> None:
     """A seed of a fold gives bitwise the same policy, whatever is trained beside it."""
     alone = dataclasses.replace(finished.config, folds=(1,), seeds=(1,))
