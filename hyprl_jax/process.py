@@ -136,14 +136,11 @@ def infer(
     explained = 0.5 * jnp.where(freedom > 0, heavy, misfit)
     evidence = trial * jnp.log(grid) - explained - 0.5 * jnp.log(precision / before)
     evidence = evidence + likely - 0.5 * offsets**2
-    highest = jnp.max(evidence)
-    likelihoods = jnp.exp(evidence - highest)
-    total = jnp.sum(likelihoods)
-    posterior = likelihoods / total
+    posterior = jax.nn.softmax(evidence, axis=None)
     inflation = jnp.sqrt((least + jnp.sum(posterior * misfit)) / (least + trial))
     return Units(
         scale=jnp.sum(posterior * grid),
         shift=jnp.sum(posterior * shift),
         inflation=jnp.where(freedom > 0, inflation, 1.0),
-        evidence=highest + jnp.log(total) - process.log_determinant,
+        evidence=jax.scipy.special.logsumexp(evidence) - process.log_determinant,
     )
