@@ -20,6 +20,16 @@ _COMPILER = {
     # Loops of a dozen turns are unrolled before they are made vectors of, and then stay as they are.
     "--xla_backend_extra_options": "xla_cpu_disable_loop_unrolling=true",
     "--xla_cpu_prefer_vector_width": "512",
+    # With every core a device of its own, a pool of threads beside them only gets in their way.
+    "--xla_cpu_multi_thread_eigen": "false",
+    # YNNPACK reads its operations one by one, on arrays too small for that; XLA compiles them.
+    "--xla_cpu_experimental_ynn_fusion_type": "",
+    # Sums may be reordered, without which they are not made vectors of; all else stays as IEEE 754 says.
+    "--xla_cpu_enable_fast_math": "true",
+    "--xla_cpu_fast_math_honor_infs": "true",
+    "--xla_cpu_fast_math_honor_nans": "true",
+    "--xla_cpu_fast_math_honor_division": "true",
+    "--xla_cpu_fast_math_honor_functions": "true",
 }
 _UNSEEN = (0, 13)  # the first version of jax of which it is not known that it has these flags
 

@@ -91,7 +91,7 @@ def largest(values: chex.Array, number: int) -> jax.Array:
     # Taking maxima of whole numbers, one after the other, is several times faster on CPU than `top_k`, which
     # sorts. The bits of floats that are not negative are in the order of the floats.
     places = jnp.arange(total, dtype=jnp.int32)
-    bits = jax.lax.bitcast_convert_type(values, jnp.int32)
+    bits = jnp.where(values == 0.0, 0, jax.lax.bitcast_convert_type(values, jnp.int32))  # -0.0 as 0.0
     if total > _FEW:
 
         def take(left: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:

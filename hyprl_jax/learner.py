@@ -326,7 +326,8 @@ def _play(
     """Plays `tasks [E, ...]` with the current parameters (`forced [E, T]`: with given actions)."""
     network, learner = FlaxNetwork(config.network), config.learner
     temperature = learner.temperature if learner.ordering == "policy_gradient" else None
-    shared = rollout.background(offered, fold, numbers)
+    shared, candidates = rollout.background(offered, fold, numbers), offered.legal.shape[1]
+    luck_of = None if temperature is None else players.gumbel_noise(config.network, candidates)
 
     def one(task: Task, episode_key: jax.Array, actions: Any) -> Record:
         act = players.q_player(
@@ -334,9 +335,9 @@ def _play(
             double=learner.double, exploration=learner.exploration, forced=actions, temperature=temperature,
         )  # fmt: skip
         memory = players.q_memory(network, state.params, state.target, task)
-        return rollout.play(act, memory, shared, task, episode_key, config.env, config.surrogate)
+        return rollout.play(act, memory, shared, task, episode_key, config.env, config.surrogate, luck_of)
 
-    return rollout.over_episodes(one, tasks, keys, forced, candidates=offered.legal.shape[1])
+    return rollout.over_episodes(one, tasks, keys, forced, candidates=candidates)
 
 
 def _from_replay(

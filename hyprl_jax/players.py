@@ -64,6 +64,12 @@ def shortlist(view: View, config: NetworkConfig) -> jax.Array:
     return explore.largest(ranked, config.shortlist)
 
 
+def gumbel_noise(config: NetworkConfig, candidates: int) -> Callable[[jax.Array], jax.Array]:
+    """What makes of a key the Gumbel variables `[C]` of a draw from the shortlist of so many candidates."""
+    width = config.shortlist if 0 < config.shortlist < candidates else candidates
+    return lambda key: jax.random.gumbel(key, (width,))
+
+
 def read(view: View, config: NetworkConfig) -> jax.Array:
     """What the network reads before a choice `[G]`: the context, or with the head `fixed` the previous
     configuration and its result."""
@@ -98,7 +104,8 @@ def q_player(
 ) -> Act:
     """The epsilon-greedy player of a Q-network, which keeps `Kept`; its memory is made by `q_memory`.
 
-    With a `temperature` it draws from its shortlist by softmax over `preferences` instead.
+    With a `temperature` it draws from its shortlist by softmax over `preferences` instead, and is given not a
+    key but what `gumbel_noise` makes of one.
 
     With `target` parameters the values of states come from them (with `double`, of the action that `params`
     choose: van Hasselt, Guez and Silver 2016). `exploration` `acquisition` explores in proportion to the
@@ -106,7 +113,7 @@ def q_player(
     says: to look at a stored episode with new parameters.
     """
 
-    def act(memory: Any, view: View, key: jax.Array) -> tuple[Any, Choice]:
+    def act(memory: Any, view: View, luck: jax.Array) -> tuple[Any, Choice]:
         columns = shortlist(view, config)
         legal = view.observation.legal[columns]
         inputs, context = candidate_inputs(view, config, columns), read(view, config)
@@ -126,10 +133,10 @@ def q_player(
             action = forced[view.observation.trial]
         elif temperature is not None:
             preferences = network.preferences(params, hidden, inputs)
-            listed = _draw(key, preferences, inputs, legal, temperature)
+            listed = _draw(luck, preferences, inputs, legal, temperature)
             action = jnp.where(place >= 0, columns[listed.place], explore.NOTHING_LEGAL)
         else:
-            whether, which = jax.random.split(key)
+            whether, which = jax.random.split(luck)
             explores = jax.random.uniform(whether) < epsilon
             action = jnp.where(explores, _explore(which, view, columns, exploration), best)
         if listed is None:
@@ -206,15 +213,16 @@ def _one_of(inputs: CandidateInputs, place: jax.Array) -> CandidateInputs:
 
 
 def _draw(
-    key: jax.Array,
+    noise: jax.Array,
     preferences: jax.Array,
     inputs: CandidateInputs,
     legal: jax.Array,
     temperature: jax.Array | float,
 ) -> Listed:
-    """One of a shortlist by softmax over `preferences [C]`."""
+    """One of a shortlist by softmax over `preferences [C]`: the largest logarithm of a probability with
+    Gumbel `noise [C]` added to it, the first if nothing is legal."""
     logits = ordering.log_probabilities(preferences, legal, temperature)
-    place = jax.random.categorical(key, logits).astype(jnp.int32)
+    place = jnp.maximum(explore.masked_argmax(logits + noise, legal), 0)
     return Listed(inputs.features, inputs.start, legal, place, logits[place])
 
 

@@ -68,7 +68,7 @@ def test_batched_training_counts_all_its_steps(problem: Problem) -> None:
     side = learning.batched_side(problem)
     side.run()
     side.run()
-    assert side.steps == EPISODES * TRIALS
+    assert side.steps == learning.UPDATES * EPISODES * TRIALS
 
 
 def test_loop_of_training_learns_from_one_episode_at_a_time(problem: Problem) -> None:

@@ -165,10 +165,11 @@ def drawn(seed: int, temperature: float, tasks: Task | None = None) -> Record:
 def _drawn(params: Any, tasks: Task, keys: jax.Array, temperature: jax.Array, known: Background) -> Record:
     network = FlaxNetwork(NETWORK)
     act = players.q_player(network, NETWORK, params, temperature=temperature)
+    luck_of = players.gumbel_noise(NETWORK, CANDIDATES)
 
     def one(task: Task, key: jax.Array) -> Record:
         memory = players.q_memory(network, params, None, task)
-        return rollout.play(act, memory, known, task, key, ENV, BELIEFS)
+        return rollout.play(act, memory, known, task, key, ENV, BELIEFS, luck_of)
 
     return jax.vmap(one)(tasks, keys)
 

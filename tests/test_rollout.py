@@ -66,7 +66,8 @@ def one_episode(
     network, config, beliefs = FlaxNetwork(NETWORK), options.pop("env", ENV), options.pop("beliefs", BELIEFS)
     act = players.q_player(network, NETWORK, params, epsilon, forced=forced, **options)
     memory = players.q_memory(network, params, options.get("target"), task)
-    return rollout.play(act, memory, known, task, key, config, beliefs)
+    luck_of = players.gumbel_noise(NETWORK, CANDIDATES) if "temperature" in options else None
+    return rollout.play(act, memory, known, task, key, config, beliefs, luck_of)
 
 
 def played(
@@ -166,7 +167,7 @@ def test_episodes_in_blocks_are_those_side_by_side(episodes: int, monkeypatch: p
     chex.assert_trees_all_close(blocks, beside, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("episodes", [1, 63, 64, 65, 150])
+@pytest.mark.parametrize("episodes", [1, 15, 16, 17, 70])
 def test_blocks_keep_the_order_of_the_episodes(episodes: int) -> None:
     numbers = jnp.arange(episodes, dtype=jnp.float32)
     found = rollout.over_episodes(lambda x, y: (2.0 * x, y["y"] + x), numbers, {"y": -numbers}, candidates=9)
@@ -175,8 +176,8 @@ def test_blocks_keep_the_order_of_the_episodes(episodes: int) -> None:
 
 
 def test_blocks_are_smaller_the_more_candidates_there_are() -> None:
-    sizes = {count: rollout.episodes_at_once(count) for count in (1, 128, 768, 769, 2916, 20_480, 10**6)}
-    assert sizes == {1: 64, 128: 64, 768: 64, 769: 32, 2916: 16, 20_480: 4, 10**6: 4}
+    sizes = {count: rollout.episodes_at_once(count) for count in (1, 288, 2916, 3072, 3073, 20_480, 10**6)}
+    assert sizes == {1: 16, 288: 16, 2916: 16, 3072: 16, 3073: 8, 20_480: 4, 10**6: 4}
 
 
 def test_numbers_of_a_collection_replace_those_of_the_configuration() -> None:

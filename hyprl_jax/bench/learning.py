@@ -1,8 +1,8 @@
 """Training of the default agent: compiled updates on many episodes, beside one episode at a time from Python.
 
-Batched, an update draws synthetic tasks, plays all episodes, makes targets and fits the network, in one
-compiled program. With several devices, the cores of a CPU for instance, each trains a seed of its own on its
-share of the episodes.
+Batched, an update draws synthetic tasks, plays all episodes, makes targets and fits the network; a compiled
+program does some updates in a call, as training does. With several devices, the cores of a CPU for instance,
+each trains a seed of its own on its share of the episodes, dealt out as training deals them out.
 
 The loop does the same with the same environment, network, candidates, synthetic tasks, exploration and
 targets, the conventional way: a compiled function draws one task, a second one plays one trial and is
@@ -18,8 +18,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
-from hyprl_jax import augment, devices, fitting, learner, players, rollout
+from hyprl_jax import augment, devices, fitting, learner, mesh, players, rollout
 from hyprl_jax import bank as banks
 from hyprl_jax.bank import Fold, SurfaceBank
 from hyprl_jax.bench.problem import Problem
@@ -28,7 +29,10 @@ from hyprl_jax.bench.timing import Side
 from hyprl_jax.config import TrainConfig
 from hyprl_jax.learner import LearnerState
 from hyprl_jax.networks import FlaxNetwork, Params
+from hyprl_jax.program import over_members
 from hyprl_jax.rollout import Record
+
+UPDATES = 10  # of the batched side in a call
 
 
 def batched_side(problem: Problem) -> Side:
@@ -38,23 +42,30 @@ def batched_side(problem: Problem) -> Side:
     number = devices.used_devices(episodes // (config.learner.plays * config.learner.minibatches))
     own = dataclasses.replace(config.learner, episodes=episodes // number)
     config = dataclasses.replace(config, learner=own)
+    layout = mesh.Layout(mesh.Shape(1, number, 1))
 
-    def member(bank: SurfaceBank, fold: Fold, state: LearnerState) -> tuple[LearnerState, dict]:
-        alone = jax.tree.map(lambda leaf: leaf[0], state)
-        after = learner.update(alone, bank, fold, config, fitting.numbers_of(bank, config.surrogate))
-        return jax.tree.map(lambda leaf: leaf[None], after)
+    def member(state: LearnerState, bank: SurfaceBank, fold: Fold) -> tuple[LearnerState, dict]:
+        def one(state: LearnerState, _: None) -> tuple[LearnerState, dict]:
+            return learner.update(state, bank, fold, config, fitting.numbers_of(bank, config.surrogate))
 
-    update = jax.jit(devices.over_devices(member, number, shared=2), donate_argnums=2)
+        return jax.lax.scan(one, state, None, length=UPDATES)
+
+    places = (P(), mesh.FOLDS, mesh.MEMBERS)
+    update = layout.dealt(over_members(member), places, donate=True)
     init = jax.jit(jax.vmap(partial(learner.init, config=config), in_axes=(0, None, None)))
     first = init(jax.random.split(jax.random.key(0), number), problem.bank, problem.fold)
-    shared = devices.copy_to_all((problem.bank, problem.fold), number)
-    states = [devices.deal_out(first, number)]
+    folds, first = jax.tree.map(lambda leaf: leaf[None], (problem.fold, first))
+    given = problem.bank, folds, first
+    if not layout.alone:
+        given = tuple(layout.place(tree, place) for tree, place in zip(given, places, strict=True))
+    *shared, states = given
+    latest = [states]
 
     def run() -> None:
-        states[0], metrics = update(*shared, states[0])
-        jax.block_until_ready((states[0], metrics))
+        latest[0], metrics = update(*shared, latest[0])
+        jax.block_until_ready((latest[0], metrics))
 
-    return Side(run, episodes * config.env.trials)
+    return Side(run, UPDATES * episodes * config.env.trials)
 
 
 def loop_side(problem: Problem, episodes: int) -> Side:

@@ -87,9 +87,10 @@ def play_to_the_middle(problem: Problem, seed: int = 0) -> Middle:
     act = players.q_player(
         FlaxNetwork(config.network), config.network, state.params, temperature=config.learner.temperature
     )
+    luck_of = players.gumbel_noise(config.network, problem.bank.legal.shape[1])
     begin = jax.vmap(lambda task: begin_episode(state.params, shared, task, config), out_axes=_EPISODE)
     go_on = jax.vmap(
-        lambda episode, key: one_trial(episode, act, key, config),
+        lambda episode, key: one_trial(episode, act, luck_of(key), config),
         in_axes=(_EPISODE, 0),
         out_axes=(_EPISODE, 0),
     )
