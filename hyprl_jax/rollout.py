@@ -169,18 +169,18 @@ def model(beliefs: SurrogateConfig) -> Any:
     return cold if beliefs.prior == "cold" else surrogate
 
 
-def over_episodes(play_one: Callable, *given: Any, candidates: int) -> Any:
+def over_episodes(play_one: Callable, *given: Any, candidates: int, at_once: int | None = None) -> Any:
     """`play_one` for each of E episodes over so many candidates, whose arguments `given` are stacked along
     leading axes `[E, ...]`.
 
-    On a CPU in equal blocks of episodes, see `episodes_at_once`, elsewhere all at once. Where blocks do not
-    go up evenly the last episode is played again, and that is dropped: a block of another size would be
-    compiled apart.
+    On a CPU in equal blocks of at most `at_once` episodes (see `episodes_at_once`), elsewhere all at once.
+    Where blocks do not go up evenly the last episode is played again, and that is dropped: a block of another
+    size would be compiled apart.
     """
     play_all, episodes = jax.vmap(play_one), jax.tree.leaves(given)[0].shape[0]
     if jax.default_backend() != "cpu" or not episodes:
         return play_all(*given)
-    blocks = -(-episodes // episodes_at_once(candidates))
+    blocks = -(-episodes // (at_once or episodes_at_once(candidates)))
     size = -(-episodes // blocks)
     rows = jnp.minimum(jnp.arange(blocks * size), episodes - 1).reshape(blocks, size)
     if blocks * size > episodes:

@@ -25,7 +25,7 @@ from hyprl_jax.networks import FlaxNetwork
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import performance
 
-EPISODES, TRIALS, TASKS = 32, 4, 8
+EPISODES, TRIALS, TASKS = 16, 4, 8
 SIZES = (24, 96)
 NAMES = ["environment", "update", "reading", "network", "targets", "fit"]
 FIGURES = (
@@ -114,7 +114,8 @@ def test_expected_gains_count_for_all_known_tasks(made: Made) -> None:
     weights = jnp.ones((2, known)) / known
     cost = costs.count(surrogate.expected_gains, episode.known, episode.beliefs, weights)
     by_hand = known * candidates * 6  # difference, maximum, and two products added up
-    assert by_hand <= cost.flops <= 1.1 * by_hand + 20 * known
+    to_nothing = 2 * candidates  # the first of a loop of one turn is added to 0, which XLA leaves out
+    assert by_hand - to_nothing <= cost.flops <= 1.1 * by_hand + 20 * known
 
 
 # ---- parts compute what training computes

@@ -49,11 +49,12 @@ class Trial(NamedTuple):
     kept: Any
 
 
-def batched_side(problem: Problem, episodes: int, seed: int = 0) -> Side:
-    """All `episodes` at once, on all devices."""
+def batched_side(problem: Problem, episodes: int, seed: int = 0, at_once: int | None = None) -> Side:
+    """All `episodes` in one call, on all devices; `at_once` is that of `rollout.over_episodes`."""
     config = problem.config
     number = devices.used_devices(episodes)
-    program = jax.jit(devices.over_devices(partial(play_episodes, config=config), number, shared=3))
+    play = partial(play_episodes, config=config, at_once=at_once)
+    program = jax.jit(devices.over_devices(play, number, shared=3))
     shared = devices.copy_to_all((initial_params(problem), problem.bank, problem.fold), number)
     rows = devices.deal_out(draw_rows(problem, episodes, seed), number)
 
@@ -96,8 +97,9 @@ def draw_rows(problem: Problem, episodes: int, seed: int) -> np.ndarray:
 
 
 def play_episodes(
-    params: Params, bank: SurfaceBank, fold: Fold, rows: jax.Array, config: TrainConfig
-) -> tuple[jax.Array, jax.Array]:
+    params: Params, bank: SurfaceBank, fold: Fold, rows: jax.Array, config: TrainConfig,
+    at_once: int | None = None,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Actions and rewards `[E, T]` of the greedy policy on tasks `rows [E]`."""
     network = FlaxNetwork(config.network)
     shared = rollout.background(bank, fold)
@@ -111,7 +113,7 @@ def play_episodes(
         record = rollout.play(act, memory, shared, task, key, config.env, config.surrogate)
         return record.action, record.reward
 
-    return rollout.over_episodes(one, rows, candidates=bank.legal.shape[1])
+    return rollout.over_episodes(one, rows, candidates=bank.legal.shape[1], at_once=at_once)
 
 
 def begin_episode(params: Params, shared: Background, task: Task, config: TrainConfig) -> Episode:
