@@ -58,15 +58,21 @@ def shortlist(view: View, config: NetworkConfig) -> jax.Array:
     """Candidates `[C]` int32 that a network judges: the `config.shortlist` best by the acquisition function,
     best first, or all of them (with 0, or if there are no more)."""
     total = view.acquired.acquisition.shape[0]
-    if not 0 < config.shortlist < total:
+    width = shortlist_width(config, total)
+    if width == total:
         return jnp.arange(total, dtype=jnp.int32)
     ranked = jnp.where(view.observation.legal, view.acquired.acquisition, -1.0)
-    return explore.largest(ranked, config.shortlist)
+    return explore.largest(ranked, width)
+
+
+def shortlist_width(config: NetworkConfig, candidates: int) -> int:
+    """C of the shortlist of so many candidates."""
+    return config.shortlist if 0 < config.shortlist < candidates else candidates
 
 
 def gumbel_noise(config: NetworkConfig, candidates: int) -> Callable[[jax.Array], jax.Array]:
     """What makes of a key the Gumbel variables `[C]` of a draw from the shortlist of so many candidates."""
-    width = config.shortlist if 0 < config.shortlist < candidates else candidates
+    width = shortlist_width(config, candidates)
     return lambda key: jax.random.gumbel(key, (width,))
 
 

@@ -275,22 +275,12 @@ def expected_gains(known: Knowledge, state: SurrogateState, weights: jax.Array) 
     the `[K, N]` matrix of every episode.
     """
 
-    def add(task: jax.Array | int, total: jax.Array) -> jax.Array:
+    def add(task: jax.Array, total: jax.Array) -> jax.Array:
         ahead = jnp.maximum(known.examples[task] - state.reached[task], 0.0)
         return total + weights[:, task][:, None] * ahead
 
-    def add_some(turn: jax.Array, total: jax.Array) -> jax.Array:
-        for place in range(_TASKS_AT_ONCE):
-            total = add(turn * _TASKS_AT_ONCE + place, total)
-        return total
-
-    tasks = known.examples.shape[0]
-    turns = tasks // _TASKS_AT_ONCE
-    total = jnp.zeros((weights.shape[0], known.examples.shape[1]), jnp.float32)
-    total = jax.lax.fori_loop(0, turns, add_some, total)
-    for task in range(turns * _TASKS_AT_ONCE, tasks):
-        total = add(task, total)
-    return total
+    empty = jnp.zeros((weights.shape[0], known.examples.shape[1]), jnp.float32)
+    return jax.lax.fori_loop(0, known.examples.shape[0], add, empty, unroll=_TASKS_AT_ONCE)
 
 
 def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Array) -> jax.Array:

@@ -19,7 +19,14 @@ use_all_cores(3)
 print(json.dumps([jax.device_count(), os.environ["XLA_FLAGS"]]))
 print(float(jax.jit(lambda x: x + 1)(1.0)))
 """
-_OURS = [f"{name}={value}" for name, value in devices._COMPILER.items()]
+_OURS = [
+    "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling=true",
+    "--xla_cpu_prefer_vector_width=512",
+    "--xla_cpu_multi_thread_eigen=false",
+    "--xla_cpu_experimental_ynn_fusion_type=",
+    "--xla_cpu_enable_fast_math=true",
+    *(f"--xla_cpu_fast_math_honor_{name}=true" for name in ("infs", "nans", "division", "functions")),
+]
 _WIDTH = "--xla_cpu_prefer_vector_width"
 
 

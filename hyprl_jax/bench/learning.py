@@ -45,8 +45,10 @@ def batched_side(problem: Problem) -> Side:
     layout = mesh.Layout(mesh.Shape(1, number, 1))
 
     def member(state: LearnerState, bank: SurfaceBank, fold: Fold) -> tuple[LearnerState, dict]:
+        numbers = fitting.numbers_of(bank, config.surrogate)
+
         def one(state: LearnerState, _: None) -> tuple[LearnerState, dict]:
-            return learner.update(state, bank, fold, config, fitting.numbers_of(bank, config.surrogate))
+            return learner.update(state, bank, fold, config, numbers)
 
         return jax.lax.scan(one, state, None, length=UPDATES)
 

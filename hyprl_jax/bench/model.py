@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hyprl_jax import surrogate
+from hyprl_jax import players, surrogate
 from hyprl_jax.bench.problem import Problem
 from hyprl_jax.learner import candidate_width
 from hyprl_jax.rollout import CONTEXT_FEATURES
@@ -52,13 +52,12 @@ def sizes_of(problem: Problem) -> Sizes:
     """The sizes of a problem with all candidates offered."""
     config = problem.config
     candidates, encoding = problem.bank.encodings.shape[1:]
-    short = config.network.shortlist
     return Sizes(
         candidates=candidates,
         trials=config.env.trials,
         known=problem.fold.known.shape[0],
         processes=2 if surrogate.guarded(config.surrogate) else 1,
-        shortlist=short if 0 < short < candidates else candidates,
+        shortlist=players.shortlist_width(config.network, candidates),
         context=config.network.context,
         hidden=config.network.hidden,
         features=candidate_width(problem.bank, config),
