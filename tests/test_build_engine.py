@@ -152,16 +152,25 @@ def test_a_killed_build_goes_on_and_ends_the_same(
 def test_workers_do_not_outlive_a_killed_build(tmp_path: Path) -> None:
     process = run(tmp_path / "killed", 2)
     wait_for_pieces(tmp_path / "killed.work", 1, process)
-    workers = children(process.pid)
+    workers = workers_of(process.pid)
     assert len(workers) == 2
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     wait_until_gone(workers)
 
 
-def children(parent: int) -> list[int]:
-    """The living children of a process."""
-    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _parent_of(pid) == parent]
+def workers_of(parent: int) -> list[int]:
+    """The living workers of a process, and no other child: what an earlier test left, say joblib's tracker
+    of resources, is not a build's to kill."""
+    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _is_worker(pid, parent)]
+
+
+def _is_worker(pid: str, parent: int) -> bool:
+    try:
+        command = Path("/proc", pid, "cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return False
+    return b"hyprl_jax.jobs.worker" in command and _parent_of(pid) == parent
 
 
 def wait_until_gone(processes: list[int]) -> None:
@@ -185,7 +194,7 @@ def test_sigterm_stops_after_a_piece_and_leaves_no_process(tmp_path: Path, whole
     stopped, work = tmp_path / "stopped", tmp_path / "stopped.work"
     process = run(stopped, jobs)
     wait_for_pieces(work, 1, process)
-    workers = children(process.pid)
+    workers = workers_of(process.pid)
     process.terminate()
     _, said = process.communicate(timeout=120)
     assert process.returncode != 0 and b"build again to go on" in said
@@ -204,7 +213,7 @@ def test_a_killed_worker_is_recorded_and_the_others_go_on(tmp_path: Path, whole:
 
     def kill_once(done: int, total: int, label: str) -> None:
         if done == 2 and not killed:
-            killed.extend(children(os.getpid()))
+            killed.extend(workers_of(os.getpid()))
             for pid in killed:
                 os.kill(pid, signal.SIGSTOP)  # so that it cannot be done before it is killed
                 os.kill(pid, signal.SIGKILL)
