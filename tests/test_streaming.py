@@ -24,8 +24,20 @@ from hyprl_jax import __main__, training
 from hyprl_jax import bank as banks
 from hyprl_jax.config import AugmentConfig, StreamConfig, TrainConfig, from_saved, to_dict
 from hyprl_jax.errors import InputError
+from hyprl_jax.export import export_policy
 from hyprl_jax.policies import load_policy
-from hyprl_jax.streams import Pack, Stream, StreamedProgram, pack_collection, packing, shards_ahead
+from hyprl_jax.runtime import Tuner
+from hyprl_jax.runtime import policy as runtime_policy
+from hyprl_jax.runtime.space import Space
+from hyprl_jax.streams import (
+    Pack,
+    PackWriter,
+    Stream,
+    StreamedProgram,
+    pack_collection,
+    packing,
+    shards_ahead,
+)
 from hyprl_jax.streams.shards import shard_rows
 from hyprl_jax.surfaces import load_tables, make_split, read_collection, write_collection
 
@@ -337,6 +349,45 @@ def test_a_streamed_run_is_evaluated_on_the_collection_that_was_packed(
     assert sorted(summary["tasks"]) == sorted(make_split(load_pack(packs["many"]), SPLIT, 0).test)
 
 
+def test_a_streamed_run_is_exported_with_the_tasks_that_it_was_judged_on(
+    packs: dict[str, Path], collections: dict[str, str], tmp_path: Path
+) -> None:
+    config = streamed(packs["many"], tasks=3, folds=(0, 2), stream={"reference": 3, "validation": 2})
+    training.train(config, tmp_path / "run", silent=True)
+    export_policy(tmp_path / "run", tmp_path / "policy", fold=2)
+    carried = runtime_policy.load_policy(tmp_path / "policy")
+    facts = json.loads((tmp_path / "policy" / "policy.json").read_text())
+    told = facts["training"]["collections"][0]
+    tables, collection = load_tables(collections["many"]), read_collection(collections["many"])
+    split = make_split(tables, SPLIT, 2, config.validation_fraction)
+    assert told["training_tasks"] == len(split.train) > len(told["train"]) == 3
+    assert set(told["train"]) < set(split.train) and set(told["validation"]) <= set(split.validation)
+    assert told["content_hash"] == collection.info.content_hash
+    space = Space.from_configspace(collection.space)
+    assert Space.from_dict(facts["spaces"]["many"]).to_dict() == space.to_dict()
+    rows = [tables.tasks.index(task) for task in (*told["train"], *told["validation"])]
+    wanted = -tables.objective[rows]  # it is minimised
+    np.testing.assert_allclose(carried.prior["many"].objective, wanted, rtol=1e-6)
+    assert "knows 3, those that it was judged on" in (tmp_path / "policy" / "MODEL_CARD.md").read_text()
+    assert facts["training"]["validation_regret"] is not None
+    tuner = Tuner(collection.space, policy=tmp_path / "policy", trials=4, seed=0)
+    for _ in range(4):
+        tuner.tell(tuner.ask(), 0.5)
+
+
+def test_what_is_exported_needs_a_pack_that_says_what_its_space_is(
+    packs: dict[str, Path], tmp_path: Path
+) -> None:
+    pack = tmp_path / "pack"
+    with Pack(packs["many"]) as one, PackWriter(pack, one.outline) as writer:
+        writer.append(one.tables(np.arange(TASKS)).objective)
+    config = streamed(pack, tasks=3, stream={"reference": 2, "validation": 2})
+    training.train(config, tmp_path / "run", silent=True)
+    with pytest.raises(InputError, match="does not say what its space is: pack the collection again"):
+        export_policy(tmp_path / "run", tmp_path / "policy", fold=0)
+    assert not (tmp_path / "policy").exists()
+
+
 def load_pack(path: Path) -> Any:
     with Pack(path) as pack:
         return pack.outline
@@ -367,7 +418,8 @@ def test_the_command_line_packs_and_says_how_to_train(
     assert __main__.main(words) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["tasks"], said["configurations"]) == (6, 8)
-    assert said["bytes"] == sum(file.stat().st_size for file in (tmp_path / "pack").iterdir())
+    files = [file for file in (tmp_path / "pack").rglob("*") if file.is_file()]
+    assert said["bytes"] == sum(file.stat().st_size for file in files)
     assert __main__.main(words) == 2
     assert "exists" in capsys.readouterr().err
 

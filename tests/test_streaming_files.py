@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.sealing import MANIFEST, seal
-from hyprl_jax.streams import Pack, PackWriter
-from hyprl_jax.streams.files import LARGE
+from hyprl_jax.streams import Pack, PackWriter, pack_collection
+from hyprl_jax.streams.files import DESCRIBED, LARGE
 from hyprl_jax.surfaces import TaskTables
+from hyprl_jax.surfaces.reading import DESCRIPTION
 
 TASKS, COLUMNS = 5, 6
 
@@ -58,8 +60,8 @@ def reseal(path: Path) -> None:
     header = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).unlink()
     large = [np.load(path / f"{name}.npy") for name in LARGE]
-    sums = np.zeros(TASKS, np.uint32)
-    for row in range(TASKS):
+    sums = np.zeros(len(large[0]), np.uint32)
+    for row in range(len(sums)):
         for part in large:
             sums[row] = zlib.crc32(np.ascontiguousarray(part[row]).tobytes(), int(sums[row]))
     np.save(path / "sums.npy", sums)
@@ -174,6 +176,49 @@ def test_damaged_and_misleading_packs_are_refused_in_one_line(what: str, tmp_pat
     with pytest.raises(InputError, match="is damaged") as complaint:
         use(path)
     assert "\n" not in str(complaint.value) and str(path) in str(complaint.value)
+
+
+def described_otherwise(path: Path) -> None:
+    for file in (Path(tiny_runs.write_collections(path.parent / "others")["grid"])).iterdir():
+        if (path / DESCRIBED / file.name).exists():
+            shutil.copyfile(file, path / DESCRIBED / file.name)
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        file = path / DESCRIBED / name
+        file.write_bytes(file.read_bytes()[:-9])
+
+    return change
+
+
+MISDESCRIBED: dict[str, Callable[[Path], None]] = {
+    "another collection": described_otherwise,
+    "half a card": cut(DESCRIPTION[0]),
+    "half a space": cut(DESCRIPTION[1]),
+    "half of the tasks": cut(DESCRIPTION[2]),
+    "no configurations": lambda path: (path / DESCRIBED / DESCRIPTION[3]).unlink(),
+}
+
+
+@pytest.mark.parametrize("what", MISDESCRIBED)
+def test_misleading_descriptions_are_refused_in_one_line(what: str, tmp_path: Path) -> None:
+    collection = tiny_runs.write_collections(tmp_path / "collections")["ragged"]
+    path = pack_collection(collection, tmp_path / "pack")
+    with Pack(path) as pack:
+        pack.description()
+    MISDESCRIBED[what](path)
+    reseal(path)
+    with Pack(path) as pack, pytest.raises(InputError, match="is damaged") as complaint:
+        pack.description()
+    assert "\n" not in str(complaint.value) and str(path) in str(complaint.value)
+
+
+def test_a_description_of_something_else_is_not_packed(tmp_path: Path) -> None:
+    other = Path(tiny_runs.write_collections(tmp_path / "others")["grid"])
+    with pytest.raises(InputError, match="describes something else"):
+        PackWriter(tmp_path / "pack", outline(), described=other)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["others"]
 
 
 @pytest.fixture(scope="module")

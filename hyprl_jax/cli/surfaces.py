@@ -201,9 +201,10 @@ def run_pack(options: PackOptions) -> Outcome:
     path = pack_collection(options.collection, options.out)
     with Pack(path) as pack:
         tasks, columns = len(pack.outline.tasks), len(pack.outline.config_ids)
+        files = [file for file in path.rglob("*") if file.is_file()]
         result = {
             "path": str(path), "collection": pack.outline.collection, "tasks": tasks,
-            "configurations": columns, "bytes": sum(file.stat().st_size for file in path.iterdir()),
+            "configurations": columns, "bytes": sum(file.stat().st_size for file in files),
             "content_hash": pack.outline.content_hash,
         }  # fmt: skip
     lines = [

@@ -87,13 +87,17 @@ def _trained_on(training: Mapping[str, Any]) -> str:
     ]
     for one in training["collections"]:
         objective = f"{one['objective']['direction']} {one['objective']['name']}"
+        tasks = f"{one['training_tasks']} + {len(one['validation'])}"
         lines.append(
-            f"| {_cell(one['name'])} | {_cell(one['version'])} | {_cell(objective)} | {len(one['train'])} + "
-            f"{len(one['validation'])} | {one['configurations']} | {_cell(one['licence']) or 'not stated'} |"
+            f"| {_cell(one['name'])} | {_cell(one['version'])} | {_cell(objective)} | {tasks} | "
+            f"{one['configurations']} | {_cell(one['licence']) or 'not stated'} |"
         )
     lines.append("")
     for one in training["collections"]:
         lines.append(f"- {_cell(one['name'])}: content hash `{one['content_hash']}`.")
+        known = len(one["train"])
+        if known < one["training_tasks"]:
+            lines.append(f"  Of the training tasks the policy knows {known}, those that it was judged on.")
         told = [label for label in ("source", "citation") if one[label]]
         lines += [f"  {label.capitalize()}: {_cell(one[label])}" for label in told]
     return "\n".join(lines) + "\n"

@@ -162,6 +162,7 @@ def _collection(known: Known) -> dict[str, Any]:
         "citation": info.citation,
         "objective": dataclasses.asdict(info.objective),
         "configurations": len(known.tables.config_ids),
+        "training_tasks": known.drawn,
         "train": tasks[: known.trained],
         "validation": tasks[known.trained :],
     }

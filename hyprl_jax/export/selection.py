@@ -41,6 +41,8 @@ class Known(NamedTuple):
     """Rows of `tables` with the training and the validation tasks."""
     trained: int
     """The first so many of them are training tasks."""
+    drawn: int
+    """Training tasks of the fold: more than are known if the run was streamed."""
     space: Space
 
     @property
@@ -235,14 +237,17 @@ def _known(config: TrainConfig, data: TrainingData, place: int) -> Iterator[Know
     names = [data.names.tasks[row] for row in fold.known[fold.usable]]
     trained = set(names[: int(fold.trained)])
     for given, table in zip(config.collections, data.names.tables, strict=True):
-        collection = read_collection(given)
+        stream = data.stream
+        collection = read_collection(given) if stream is None else stream.pack.description()
         mine = [task for name, task in names if name == table.collection]
+        known = sum((table.collection, task) in trained for task in mine)
         yield Known(
             collection,
             table,
             np.asarray([table.tasks.index(task) for task in mine], np.int64),
-            sum((table.collection, task) in trained for task in mine),
-            Space.from_configspace(collection.space),
+            trained=known,
+            drawn=known if stream is None else len(stream.sides[place].train),
+            space=Space.from_configspace(collection.space),
         )
 
 

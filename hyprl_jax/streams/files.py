@@ -20,6 +20,8 @@ from hyprl_jax.surfaces import TaskTables
 
 FORMAT = "hyprl-jax pack 1"
 NAMES = "names.json"
+DESCRIBED = "described"
+"""The folder with the files that say what the collection is about, see `surfaces.reading`."""
 LARGE: dict[str, np.dtype] = {
     "objective": np.dtype(np.float32),
     "unit": np.dtype(np.float32),
@@ -64,6 +66,15 @@ def fault_of(outline: TaskTables) -> str | None:
     if outline.metafeatures.shape != (tasks, len(outline.metafeature_names)):
         return "its metafeatures are not those of its tasks"
     return "a metafeature is infinite" if np.isinf(outline.metafeatures).any() else None
+
+
+def same_but_values(one: TaskTables, other: TaskTables) -> bool:
+    """Whether two collections have the same tasks, configurations, features and direction."""
+    words = all(getattr(one, name) == getattr(other, name) for name in (*NAME_FIELDS, "direction"))
+    arrays = ("config_ids", "encodings", "metafeatures")
+    return words and all(
+        np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True) for name in arrays
+    )
 
 
 def header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype, int]:

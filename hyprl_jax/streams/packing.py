@@ -23,10 +23,7 @@ import pyarrow.parquet as pq
 from hyprl_jax.errors import InputError
 from hyprl_jax.streams.writing import PackWriter
 from hyprl_jax.surfaces import Collection, TaskTables, find_collection
-from hyprl_jax.surfaces.checks import collection_faults
-from hyprl_jax.surfaces.collection import canonical
-from hyprl_jax.surfaces.reading import CARD, SPACE, TABLES, check_types, read_info, read_parquet
-from hyprl_jax.surfaces.space_json import read_space
+from hyprl_jax.surfaces.reading import TABLES, check_types, read_description
 from hyprl_jax.surfaces.tables import outline as outline_of
 
 __all__ = ["pack_collection"]
@@ -44,10 +41,10 @@ def pack_collection(name_or_path: str | Path, out: str | Path) -> Path:
     Raises InputError for a collection that is not there or has a fault, `out` that exists, a full disk.
     """
     folder, out = find_collection(name_or_path), Path(out)
-    frame = _read_frames(folder)
+    frame = read_description(folder)
     outline = outline_of(frame)
     shape = (len(outline.tasks), len(outline.config_ids))
-    with PackWriter(out, outline) as writer:
+    with PackWriter(out, outline, described=folder) as writer:
         try:
             scratch = Path(
                 tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".sums", dir=out.absolute().parent)
@@ -74,33 +71,6 @@ def pack_collection(name_or_path: str | Path, out: str | Path) -> Path:
 def _on_disk(path: Path, kind: Any, shape: tuple[int, int]) -> np.ndarray:
     """Zeros that need memory only where they are being used; a file without blocks until it is written to."""
     return np.memmap(path, dtype=kind, mode="w+", shape=shape)
-
-
-def _read_frames(folder: Path) -> Collection:
-    """The collection with no evaluations, checked."""
-    for name in (CARD, SPACE):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder.name}/{name}: the file is missing")
-    try:
-        info = read_info(folder / CARD)
-    except InputError as fault:
-        raise InputError(f"{folder.name}/{CARD}: {fault}") from None
-    tables = []
-    for name in TABLES[:2]:
-        try:
-            tables.append(read_parquet(folder / name).replace_schema_metadata(None).to_pandas())
-        except InputError as fault:
-            raise InputError(f"{folder.name}/{name}: {fault}") from None
-    numbers = ["objective", *(quantity.name for quantity in info.other_objectives)]
-    numbers += [name for name, there in (("fidelity", info.fidelity), ("cost", info.cost)) if there]
-    nothing = pd.DataFrame({name: np.zeros(0) for name in numbers})
-    nothing.insert(0, "config_id", np.zeros(0, np.int64))
-    nothing.insert(0, "task", pd.Series([], dtype="str"))
-    collection = canonical(Collection(info, read_space(folder / SPACE), tables[0], tables[1], nothing))
-    for found in collection_faults(collection):
-        if found.file != _EVALUATIONS:
-            raise InputError(f"{folder.name}/{found}; `surfaces validate` lists every fault")
-    return collection
 
 
 def _add_up(

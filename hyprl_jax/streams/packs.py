@@ -7,6 +7,7 @@ rows.
                     `hyprl_jax.bank.SurfaceBank`
     sums.npy        `[D]` uint32: CRC-32 of a task's rows in these four, in this order
     best.npy, worst.npy, metafeatures.npy, encodings.npy, config_ids.npy
+    described/      card, space, tasks and configurations of the collection as they were, where it had them
 
 Nothing in the files is trusted. What is small is hashed when a pack is opened; of the four large files the
 sizes and headers are checked then, and every row when it is read: its checksum, and that its values are what
@@ -29,8 +30,21 @@ import numpy as np
 
 from hyprl_jax.errors import InputError
 from hyprl_jax.sealing import MANIFEST, DamagedError, verify
-from hyprl_jax.streams.files import FORMAT, LARGE, NAME_FIELDS, NAMES, SMALL, Map, fault_of, read_small
-from hyprl_jax.surfaces import TaskTables
+from hyprl_jax.streams.files import (
+    DESCRIBED,
+    FORMAT,
+    LARGE,
+    NAME_FIELDS,
+    NAMES,
+    SMALL,
+    Map,
+    fault_of,
+    read_small,
+    same_but_values,
+)
+from hyprl_jax.surfaces import Collection, TaskTables
+from hyprl_jax.surfaces.reading import read_description
+from hyprl_jax.surfaces.tables import outline as outline_of
 
 __all__ = ["Pack", "Rows"]
 
@@ -118,6 +132,24 @@ class Pack:
             cost=np.full_like(values, np.nan),
             metafeatures=self.outline.metafeatures[rows],
         )
+
+    def description(self) -> Collection:
+        """What the pack was made from, without its evaluations: card, space, tasks and configurations.
+
+        Raises InputError for a pack that was made without them, and for one that is damaged.
+        """
+        if not (self.path / DESCRIBED).is_dir():
+            raise InputError(
+                f"{self.path} does not say what its space is: pack the collection again, with "
+                "`hyprl surfaces pack`"
+            )
+        try:
+            found = read_description(self.path / DESCRIBED)
+        except InputError as fault:
+            raise self._damaged(str(fault)) from None
+        if not same_but_values(outline_of(found), self.outline):
+            raise self._damaged(f"what {DESCRIBED}/ says is not what was packed")
+        return found
 
     def _check(self, rows: np.ndarray, read: Rows) -> None:
         """InputError if a row is not as it was written, or not what a bank may hold."""

@@ -18,8 +18,20 @@ import numpy as np
 from hyprl_jax import bank as banks
 from hyprl_jax.errors import InputError
 from hyprl_jax.sealing import flush_folder, seal
-from hyprl_jax.streams.files import CELL_BYTES, FORMAT, LARGE, NAME_FIELDS, NAMES, SMALL, fault_of
+from hyprl_jax.streams.files import (
+    CELL_BYTES,
+    DESCRIBED,
+    FORMAT,
+    LARGE,
+    NAME_FIELDS,
+    NAMES,
+    SMALL,
+    fault_of,
+    same_but_values,
+)
 from hyprl_jax.surfaces import TaskTables
+from hyprl_jax.surfaces.reading import DESCRIPTION, read_description
+from hyprl_jax.surfaces.tables import outline as outline_of
 
 __all__ = ["PackWriter"]
 
@@ -30,20 +42,26 @@ class PackWriter:
 
     Args:
         path: the folder; it must not exist.
-        outline: the collection; its values and costs are not used, nor are its metafeatures if `append` is
-            given some, and its content hash is left out.
+        outline: the collection; its values and costs are not used.
+        described: a folder with the card, space, tasks and configurations of the collection, that are to be
+            copied; a policy that was trained on a pack without them cannot be exported.
 
-    Raises InputError for an outline that makes no sense, too little space on the disk, or a fault of writing.
+    Raises InputError for an outline that makes no sense, a description of something else, too little space on
+    the disk, or a fault of writing.
     """
 
-    def __init__(self, path: str | os.PathLike[str], outline: TaskTables) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], outline: TaskTables, described: Path | None = None
+    ) -> None:
         self.path = Path(path).expanduser().absolute()
-        self._outline = outline
+        self._outline, self._described = outline, described
         tasks, columns = len(outline.tasks), len(outline.config_ids)
         if self.path.exists() or self.path.is_symlink():
             raise InputError(f"{self.path} exists: choose another folder")
         if wrong := fault_of(outline):
             raise InputError(f"cannot pack {outline.collection!r}: {wrong}")
+        if described is not None and not same_but_values(outline_of(read_description(described)), outline):
+            raise InputError(f"cannot pack {outline.collection!r}: {described} describes something else")
         self._done = 0
         self._small = {name: np.zeros(tasks, SMALL[name]) for name in ("sums", "best", "worst")}
         self._files: dict[str, BinaryIO] = {}
@@ -140,6 +158,10 @@ class PackWriter:
             )
         names = {key: list(getattr(outline, key)) for key in NAME_FIELDS}
         (self._folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
+        if self._described is not None:
+            (self._folder / DESCRIBED).mkdir()
+            for name in DESCRIPTION:
+                shutil.copyfile(self._described / name, self._folder / DESCRIBED / name)
         header = {"format": FORMAT, "collection": outline.collection, "direction": outline.direction}
         seal(self._folder, header | {"packed_from": outline.content_hash})
         os.rename(self._folder, self.path)

@@ -31,6 +31,8 @@ CARD, SPACE = "collection.json", "space.json"
 PACKED = "sums.npy"
 """A file that stands in the folder of a packed collection alone, see `hyprl_jax.streams.packs`."""
 TABLES = ("tasks.parquet", "configs.parquet", "evaluations.parquet")
+DESCRIPTION = (CARD, SPACE, *TABLES[:2])
+"""The files that say what a collection is about, without its evaluations."""
 
 __all__ = [
     "check_types",
@@ -38,6 +40,7 @@ __all__ = [
     "find_collection",
     "open_collection",
     "read_collection",
+    "read_description",
     "read_info",
     "read_parquet",
 ]
@@ -111,6 +114,37 @@ def open_collection(folder: Path, report: Callable[[Fault], None]) -> Collection
         message = f"content_hash is not that of the tables, {actual[:12]}..: something changed since"
         report(Fault(CARD, None, None, "content-hash", message))
     return dataclasses.replace(parts, info=dataclasses.replace(info, content_hash=actual))
+
+
+def read_description(folder: Path) -> Collection:
+    """The collection in a folder without its evaluations, which need not be there; the rest is checked.
+
+    Raises:
+        InputError: at the first fault.
+    """
+    for name in (CARD, SPACE):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder.name}/{name}: the file is missing")
+    try:
+        info = read_info(folder / CARD)
+    except InputError as fault:
+        raise InputError(f"{folder.name}/{CARD}: {fault}") from None
+    tables = []
+    for name in TABLES[:2]:
+        try:
+            tables.append(read_parquet(folder / name).replace_schema_metadata(None).to_pandas())
+        except InputError as fault:
+            raise InputError(f"{folder.name}/{name}: {fault}") from None
+    numbers = ["objective", *(quantity.name for quantity in info.other_objectives)]
+    numbers += [name for name, there in (("fidelity", info.fidelity), ("cost", info.cost)) if there]
+    nothing = pd.DataFrame({name: np.zeros(0) for name in numbers})
+    nothing.insert(0, "config_id", np.zeros(0, np.int64))
+    nothing.insert(0, "task", pd.Series([], dtype="str"))
+    collection = canonical(Collection(info, read_space(folder / SPACE), tables[0], tables[1], nothing))
+    for found in collection_faults(collection):
+        if found.file != TABLES[2]:
+            raise InputError(f"{folder.name}/{found}; `surfaces validate` lists every fault")
+    return collection
 
 
 def read_info(path: Path) -> CollectionInfo:
