@@ -49,7 +49,7 @@ CANDIDATE_FEATURES = (
 """Features of one candidate, in the order of the last axis of `features`."""
 
 _SMALL = 1e-5
-_TASKS_AT_ONCE = 5  # known tasks in a turn of the loop of `expected_gains`
+TASKS_AT_ONCE = 5  # known tasks in a turn of the loop of `expected_gains`
 _PRIOR_PAIRS = 10.0  # pairs on which all known tasks are taken to agree beforehand
 
 
@@ -280,7 +280,7 @@ def expected_gains(known: Knowledge, state: SurrogateState, weights: jax.Array) 
         return total + weights[:, task][:, None] * ahead
 
     empty = jnp.zeros((weights.shape[0], known.examples.shape[1]), jnp.float32)
-    return jax.lax.fori_loop(0, known.examples.shape[0], add, empty, unroll=_TASKS_AT_ONCE)
+    return jax.lax.fori_loop(0, known.examples.shape[0], add, empty, unroll=TASKS_AT_ONCE)
 
 
 def retrieval_weights(known: Knowledge, state: SurrogateState, sharpness: jax.Array) -> jax.Array:

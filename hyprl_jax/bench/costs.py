@@ -2,16 +2,17 @@
 counted as often as they run.
 
 XLA counts the body of a loop once, however often it runs. So the body of every `scan` (and of every
-`fori_loop` with known bounds, which is one) is compiled on its own, counted and multiplied; loops within
-loops alike. Three things stay as XLA counts them. Transcendental functions are apart from other operations. A
-library call, `top_k` on a CPU for instance, counts nothing. And a gather from an array counts as reading all
-of it, a scatter into one as reading and writing all of it, though only a row or a column is touched: bytes
-are an upper bound where there are such.
+`fori_loop` with known bounds, which is one) is compiled on its own, with as many turns side by side as the
+loop unrolls, counted and multiplied; loops within loops alike. Three things stay as XLA counts them.
+Transcendental functions are apart from other operations. A library call, `top_k` on a CPU for instance,
+counts nothing. And a gather from an array counts as reading all of it, a scatter into one as reading and
+writing all of it, though only a row or a column is touched: bytes are an upper bound where there are such.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,20 +62,39 @@ def _repeats(jaxpr: Jaxpr) -> Cost:
     total = Cost(0.0, 0.0, 0.0)
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
-            again = equation.params["length"] - max(1, int(equation.params["unroll"]))
-            if again > 0:
-                total = total.plus(_turn(equation.params["jaxpr"]).times(again))
-            total = total.plus(_repeats(equation.params["jaxpr"].jaxpr))
+            total = total.plus(_repeats_of_scan(equation.params))
         else:
             for inner in _within(equation.params.values()):
                 total = total.plus(_repeats(inner))
     return total
 
 
-def _turn(body: ClosedJaxpr) -> Cost:
-    """One turn of a loop, with all turns of the loops within."""
-    compiled = jax.jit(jaxpr_as_fun(body)).lower(*body.in_avals).compile()
-    return analysed(compiled).plus(_repeats(body.jaxpr))
+def _repeats_of_scan(params: dict[str, Any]) -> Cost:
+    """What a loop costs beyond what XLA counts: it has `unroll` turns side by side, once, and those that are
+    left over when it is done."""
+    body, unroll = params["jaxpr"], min(max(1, int(params["unroll"])), params["length"])
+    rounds, over = divmod(params["length"], max(unroll, 1))
+    within = _repeats(body.jaxpr)
+    total = within.times(unroll * min(rounds, 1) + over)
+    if rounds > 1:
+        constants = params["num_consts"], params["num_carry"]
+        turns = partial(_turns, jaxpr_as_fun(body), *constants, unroll)
+        items = body.in_avals[sum(constants) :]
+        given = [*body.in_avals[: sum(constants)], *(items * unroll)]
+        compiled = jax.jit(turns).lower(*given).compile()
+        total = total.plus(analysed(compiled).plus(within.times(unroll)).times(rounds - 1))
+    return total
+
+
+def _turns(body: Callable, constants: int, carried: int, times: int, *given: Any) -> tuple[Any, ...]:
+    """So many turns of a loop at once: what is carried on, and the items of each turn."""
+    fixed, carry, items = given[:constants], given[constants:][:carried], given[constants + carried :]
+    each, made = len(items) // times, []
+    for turn in range(times):
+        results = body(*fixed, *carry, *items[turn * each : (turn + 1) * each])
+        carry = results[:carried]
+        made += results[carried:]
+    return (*carry, *made)
 
 
 def _within(values: Any) -> Iterator[Jaxpr]:

@@ -3,7 +3,7 @@
 The leading terms are read off the code: the constants of the smaller ones are what XLA counts for the
 elementwise operations around them. Operations are counted as XLA counts them, transcendental functions apart.
 Bytes are those of arrays that one operation writes and another one reads, with one pass over the rows of the
-Cholesky factor and one over the accumulators of the expected gains for each known task; what a block of
+Cholesky factor and one over the accumulators of the expected gains for every few known tasks; what a block of
 episodes shares is shared out among them. `docs/performance.md` explains the terms.
 """
 
@@ -105,8 +105,9 @@ def _update(s: Sizes) -> Prediction:
 
 def _reading(s: Sizes) -> Prediction:
     gains, retrieved = 3 * _RETRIEVALS * s.known, 2 * _RETRIEVALS * s.known
-    flops = s.candidates * (gains + retrieved + 90 * s.processes + 20) + 7500
-    floats = s.candidates * (2 * _RETRIEVALS * s.known + 15 * s.processes + 40) + 80 * s.known + 2300
+    flops = s.candidates * (gains + retrieved + 20 * s.processes + 132) + 7500
+    accumulated = 2 * _RETRIEVALS * s.known / surrogate.TASKS_AT_ONCE
+    floats = s.candidates * (accumulated + 13 * s.processes + 96) + 80 * s.known + 2300
     return Prediction(float(flops), float(_FLOAT * floats))
 
 
