@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
 from typing import Any
-
-UPDATES = 2  # in a chunk
 
 
 def main() -> None:
@@ -70,10 +69,11 @@ def measure(setting: dict[str, Any]) -> dict[str, Any]:
 
     import jax
 
-    jax.config.update("jax_num_cpu_devices", setting["devices"])
-    from hyprl_jax import bench, hosts
+    from hyprl_jax import bench, devices, hosts
     from hyprl_jax.program import Program
 
+    jax.config.update("jax_num_cpu_devices", setting["devices"])  # more than there are cores, too
+    os.environ["XLA_FLAGS"] = devices.compiler_flags(os.environ.get("XLA_FLAGS", ""))
     company = None
     if setting["processes"] > 1:
         company = hosts.Company(f"127.0.0.1:{setting['port']}", setting["process"], setting["processes"])
@@ -81,7 +81,7 @@ def measure(setting: dict[str, Any]) -> dict[str, Any]:
         problem = bench.make_problem(setting["episodes"])
         program = Program(
             dataclasses.replace(
-                problem.config, folds=(0,), seeds=tuple(range(setting["seeds"])), updates_per_chunk=UPDATES,
+                problem.config, folds=(0,), seeds=tuple(range(setting["seeds"])),
                 surfaces=setting["surfaces"],
             )
         )  # fmt: skip

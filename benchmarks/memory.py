@@ -42,6 +42,7 @@ def train(episodes: int) -> None:
     from hyprl_jax import bench
     from hyprl_jax.program import Program
 
+    bench.use_all_cores()
     problem = bench.make_problem(episodes)
     program = Program(dataclasses.replace(problem.config, folds=(0,), seeds=(0,), updates_per_chunk=3))
     folds = jax.tree.map(lambda leaf: leaf[None], problem.fold)

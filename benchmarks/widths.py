@@ -1,6 +1,6 @@
 """How near the gradient update comes to the ceiling of matrix products, by the width of the network.
 
-    python benchmarks/widths.py [--widths 16,64,256,1024] [--episodes 1024] [--candidates 288] [--trials 20]
+    python benchmarks/widths.py [--widths 16,64,256] [--episodes 1024] [--candidates 288] [--trials 20]
         [--json]
 
 On one device, beside the ceilings of the same run. Cell and head of the network are equally wide; the default
@@ -58,7 +58,7 @@ def measure(problem: Problem, width: int, limits: ceilings.Ceilings) -> dict[str
 def _parser() -> argparse.ArgumentParser:
     numbers = lambda word: [int(part) for part in word.split(",") if part]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--widths", type=numbers, default=[16, 64, 256, 1024])
+    parser.add_argument("--widths", type=numbers, default=[16, 64, 256])
     parser.add_argument("--episodes", type=int, default=1024)
     parser.add_argument("--candidates", type=int, default=288)
     parser.add_argument("--trials", type=int, default=20)

@@ -1,7 +1,9 @@
 """What this machine can do at best, through the same compiler: multiply matrices, and stream arrays.
 
 Both ceilings are measured with one device, as the parts of a training step are (`parts`), and each is the
-best of several runs: whatever else the machine does can only lower them. The memory ceiling depends on where
+best of several runs: whatever else the machine does can only lower them. XLA spreads a large product over all
+cores of a CPU, though each is a device of its own in training: a product counts for each core that it keeps
+busy. The memory ceiling depends on where
 the arrays lie, so it is measured for arrays of several sizes, from some that fit into the nearest caches to
 some well beyond the last-level cache.
 """
@@ -26,7 +28,7 @@ _PASS = 2**27  # bytes that one measured call moves at least
 
 
 class Ceilings(NamedTuple):
-    """The best rates of one device."""
+    """The best rates of one device, of a CPU one core."""
 
     matmul: float
     """GFLOP/s of float32 matrix products."""
@@ -57,8 +59,19 @@ def measure(turns: int, seconds: float, matrices: Sequence[int] = MATRICES) -> C
     cache = last_level_cache()
     sizes = sorted({2**18, 2**22, cache // 2, min(8 * cache, _MOST)})
     memory = tuple((size, best_rate(streaming(size), turns, seconds) / 1e9) for size in sizes)
-    products = max(best_rate(product(rows), turns, seconds) for rows in matrices)
+    products = max(_rate_of_a_core(product(rows), turns, seconds) for rows in matrices)
     return Ceilings(products / 1e9, memory, cache)
+
+
+def _rate_of_a_core(side: Side, turns: int, seconds: float) -> float:
+    """The best rate for each core that is kept busy; of an accelerator the best rate."""
+    rate = best_rate(side, turns, seconds)
+    return rate / devices_used(busy_cores(side))
+
+
+def devices_used(cores: float) -> float:
+    """Devices that so many busy cores stand for: a core is one on a CPU, and none beside an accelerator."""
+    return max(1.0, cores) if jax.default_backend() == "cpu" else 1.0
 
 
 def best_rate(side: Side, turns: int, seconds: float) -> float:

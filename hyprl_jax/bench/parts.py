@@ -7,11 +7,11 @@ are counted for each of its environment steps. All candidates are offered, as in
 default offers 128 at a time).
 
 Each part is its own program, called from Python: the time of a call that does nothing is taken off. Results
-are returned, so that nothing is optimised away, and what a step overwrites it overwrites here. Environment
-step and update, which change all that they read, are repeated within their program, with another candidate
-each time; the others would be computed once and for all, so each of their calls does them once. What the
-parts do not explain of a whole update is the rest: drawing tasks, choosing, knowing the task before the first
-trial, records, and the difference between parts apart and fused.
+are returned, so that nothing is optimised away, and what a step overwrites it overwrites here. What an
+episode does in every trial is repeated within its program, as it is there: environment step and update with
+another candidate each time, reading and network with inputs that move a little, so that they are not computed
+once and for all. What the parts do not explain of a whole update is the rest: drawing tasks, choosing,
+knowing the task before the first trial, records, and the difference between parts apart and fused.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from hyprl_jax.rollout import Record
 _KNOWN = Knowledge(None, None, None, None, None, None, 0, 0, 0, 0)  # type: ignore[arg-type]
 _EPISODE = Episode(0, _KNOWN, 0, 0, 0, 0)  # type: ignore[arg-type]
 _REPEATS = 16
+_MOVE = 1e-6  # by which inputs of reading and network differ from one time to the next
 _LEAST_SHARE = 0.1  # of a call that is the part's own: less cannot be told from the call
 
 
@@ -116,8 +117,9 @@ def make_parts(problem: Problem, middle: Middle) -> dict[str, Part]:
     moving = jax.tree.map(jnp.copy, (state.tried, state.incumbent, state.latest, middle.action))
     beliefs = episode.beliefs._replace(processes=None)  # type: ignore[arg-type]
     read = partial(reading, config=config)
+    still = jnp.float32(0.0)
     columns, inputs, context, legal = jax.jit(read)(
-        None, episode.known, episode.task, episode.state, episode.beliefs, episode.latest
+        still, episode.known, episode.task, episode.state, episode.beliefs, episode.latest
     )[1]
     del columns
     tasks, record = batch_of(middle, config)
@@ -134,8 +136,8 @@ def make_parts(problem: Problem, middle: Middle) -> dict[str, Part]:
             _REPEATS,
         ),
         "update": Part(partial(update, config=config), (processes, action), told, block, _REPEATS),
-        "reading": Part(read, None, seen, block),
-        "network": Part(partial(network, config=config), None, judged, block),
+        "reading": Part(read, jnp.copy(still), seen, block, _REPEATS),
+        "network": Part(partial(network, config=config), jnp.copy(still), judged, block, _REPEATS),
         "targets": Part(partial(targets, config=config), None, (record, tasks), steps),
         "fit": Part(partial(fit, config=config), None, (middle.state, batch, jax.random.key(2)), steps),
     }
@@ -172,10 +174,11 @@ def update(
 
 
 def reading(
-    carried: None, known: Knowledge, task: env.Task, state: env.EnvState, beliefs: Any, latest: Any,
+    carried: jax.Array, known: Knowledge, task: env.Task, state: env.EnvState, beliefs: Any, latest: Any,
     config: TrainConfig,
-) -> tuple[None, Any]:  # fmt: skip
-    """What the network sees: columns of the shortlist, their inputs, the context, what is legal."""
+) -> tuple[jax.Array, Any]:  # fmt: skip
+    """What the network sees: columns of the shortlist, their inputs, the context, what is legal. Carries by
+    how much the state of the episode has moved."""
 
     def one(known: Knowledge, task: env.Task, state: env.EnvState, beliefs: Any, latest: Any) -> tuple:
         view = rollout.look(known, task, state, beliefs, latest, config.env, config.surrogate)
@@ -183,14 +186,17 @@ def reading(
         inputs = players.candidate_inputs(view, config.network, columns)
         return columns, inputs, players.read(view, config.network), view.observation.legal[columns]
 
-    return carried, jax.vmap(one, in_axes=(_KNOWN, 0, 0, 0, 0))(known, task, state, beliefs, latest)
+    state, beliefs, latest = _moved(carried, (state, beliefs, latest))
+    found = jax.vmap(one, in_axes=(_KNOWN, 0, 0, 0, 0))(known, task, state, beliefs, latest)
+    return carried + _MOVE, found
 
 
 def network(
-    carried: None, params: Any, memory: Any, context: jax.Array, inputs: Any, legal: jax.Array,
+    carried: jax.Array, params: Any, memory: Any, context: jax.Array, inputs: Any, legal: jax.Array,
     config: TrainConfig,
-) -> tuple[None, Any]:  # fmt: skip
-    """The network's memory after a context, the place of the best of the shortlist, values, preferences."""
+) -> tuple[jax.Array, Any]:  # fmt: skip
+    """The network's memory after a context, the place of the best of the shortlist, values, preferences.
+    Carries by how much its inputs have moved."""
     own = FlaxNetwork(config.network)
 
     def one(memory: Any, context: jax.Array, inputs: Any, legal: jax.Array) -> tuple:
@@ -198,7 +204,8 @@ def network(
         place = explore.masked_argmax(own.advantages(params, hidden, inputs), legal)
         return memory, place, own.values(params, hidden, inputs), own.preferences(params, hidden, inputs)
 
-    return carried, jax.vmap(one)(memory, context, inputs, legal)
+    memory, context, inputs = _moved(carried, (memory, context, inputs))
+    return carried + _MOVE, jax.vmap(one)(memory, context, inputs, legal)
 
 
 def targets(carried: None, record: Record, tasks: env.Task, config: TrainConfig) -> tuple[None, Any]:
@@ -280,7 +287,7 @@ def _measure_part(
         "busy_cores": cores,
         "gflops": cost.flops / step / 1e9,
         "gigabytes_per_second": moved / step / 1e9,
-        "of_matmul_ceiling": cost.flops / step / 1e9 / limits.matmul,
+        "of_matmul_ceiling": cost.flops / step / 1e9 / limits.matmul / ceilings.devices_used(cores),
         "of_memory_ceiling": moved / step / 1e9 / limits.bandwidth(working_set),
     }
 
@@ -321,6 +328,15 @@ def repeated(function: Callable[..., tuple[Any, Any]], times: int, carried: Any,
 def _next(action: jax.Array, candidates: jax.Array) -> jax.Array:
     """Another of the `candidates [N]`."""
     return (action + 1) % candidates.shape[0]
+
+
+def _moved(by: jax.Array, tree: Any) -> Any:
+    """Floating-point leaves of `tree` with `by` added."""
+
+    def move(leaf: jax.Array) -> jax.Array:
+        return leaf + by if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(move, tree)
 
 
 def _do_nothing(carried: Any, *given: Any) -> tuple[Any, jax.Array]:
