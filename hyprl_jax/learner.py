@@ -16,7 +16,6 @@ not ask the network to tell hard tasks from easy ones.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -273,38 +272,23 @@ def loss_function(
     The loss is the mean Huber loss of Q-values over valid steps. With `ordering` `policy_gradient` it teaches
     only the size of Q-values (`SIZE_HEADS`); the clipped policy gradient is added and teaches the rest.
     """
-    hidden = jax.vmap(partial(contexts, network, params))(batch.kept, batch.metafeatures)
+    hidden = network.contexts(params, batch.metafeatures, batch.kept.context)
     chosen = CandidateInputs(batch.kept.features[:, :, None], batch.kept.start[:, :, None], batch.kept.top)
     apart = batch.merits is not None
     sizing = _only(params, SIZE_HEADS) if apart else params
-    q = _each_step(partial(network.values, sizing))(
-        jax.lax.stop_gradient(hidden) if apart else hidden, chosen
-    )
+    q = network.values(sizing, jax.lax.stop_gradient(hidden) if apart else hidden, chosen)
     errors = jnp.where(batch.valid, q[..., 0] - batch.targets, 0.0)
     weights = batch.weights[:, None] * batch.valid
     loss = jnp.sum(weights * optax.huber_loss(errors, delta=config.huber)) / jnp.maximum(batch.valid.sum(), 1)
     if batch.merits is not None and (listed := batch.kept.listed) is not None:
         inputs = CandidateInputs(listed.features, listed.start, batch.kept.top)
-        preferences = _each_step(partial(network.preferences, params))(hidden, inputs)
+        preferences = network.preferences(params, hidden, inputs)
         every = ordering.log_probabilities(preferences, listed.legal, config.temperature)
         new = jnp.take_along_axis(every, listed.place[..., None], axis=-1)[..., 0]
         loss += ordering.clipped_loss(
             new, listed.log_probability, batch.merits, batch.valid, config.ratio_clip
         )
     return loss, jnp.abs(errors).sum(1) / jnp.maximum(batch.valid.sum(1), 1)
-
-
-def contexts(network: FlaxNetwork, params: Params, kept: Kept, metafeatures: jax.Array) -> jax.Array:
-    """Context vectors `[T, H]` of one episode, unrolled from its start."""
-
-    def advance(carry: Any, context: jax.Array) -> tuple[Any, jax.Array]:
-        return network.advance(params, carry, context)
-
-    return jax.lax.scan(advance, network.initial_carry(params, metafeatures), kept.context)[1]
-
-
-def _each_step(function: Callable) -> Callable:
-    return jax.vmap(jax.vmap(function))
 
 
 def _only(params: Params, names: tuple[str, ...]) -> Params:

@@ -15,12 +15,14 @@ classical acquisition function it is given and learns a bounded correction r, wh
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hyprl_jax import recurrence
 from hyprl_jax.config import NetworkConfig
 
 Carry = Any
@@ -54,8 +56,14 @@ class Network(Protocol):
     def advance(self, params: Params, carry: Carry, context: jax.Array) -> tuple[Carry, jax.Array]:
         """Recurrent state and context vector `[H]` after reading `context [G]`."""
 
+    def contexts(self, params: Params, metafeatures: jax.Array, contexts: jax.Array) -> jax.Array:
+        """Context vectors `[E, T, H]` of whole episodes: `metafeatures [E, M]`, `contexts [E, T, G]`."""
+
     def values(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
-        """Q-values `[N]` in the context `hidden [H]`."""
+        """Q-values `[N]` in the context `hidden [H]`.
+
+        This method and the two below judge several contexts at once, too: all that is given has the same
+        leading axes then, `inputs.top` included."""
 
     def advantages(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
         """Q-values `[N]` less the value of the state: the same order, without its rounding."""
@@ -164,32 +172,43 @@ class _QModule(nn.Module):
         return (first[:width], first[width:]) if self.config.cell == "lstm" else first
 
     def advance(self, carry: Carry, context: jax.Array) -> tuple[Carry, jax.Array]:
-        hidden = jnp.tanh(self.read(context))
+        hidden = self.see_context(context)
         if self.config.cell == "none":  # nothing is remembered but what the metafeatures said
             hidden = hidden + carry
         else:
             carry, hidden = self.cell(carry, hidden)
-        return carry, self.context_norm(hidden) if self.config.layer_norm else hidden
+        return carry, self.present(hidden)
+
+    def see_context(self, context: jax.Array) -> jax.Array:
+        """What the cell reads."""
+        return jnp.tanh(self.read(context))
+
+    def present(self, hidden: jax.Array) -> jax.Array:
+        """What the head sees of the cell."""
+        return self.context_norm(hidden) if self.config.layer_norm else hidden
 
     def values(self, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
-        value = self.value(hidden)[0] if self.config.dueling else jnp.float32(0.0)
+        value = self.value(hidden) if self.config.dueling else jnp.float32(0.0)
         return value + self.advantages(hidden, inputs)
 
     def advantages(self, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
         preferences = self.preferences(hidden, inputs)
         if not self.config.residual:
             return preferences
-        horizon = _INITIAL_HORIZON * jnp.exp(jnp.clip(self.scale(hidden)[0], -4.0, 4.0))
-        return horizon * inputs.top * jnp.exp(preferences)
+        horizon = _INITIAL_HORIZON * jnp.exp(jnp.clip(self.scale(hidden), -4.0, 4.0))
+        return horizon * jnp.asarray(inputs.top)[..., None] * jnp.exp(preferences)
 
     def preferences(self, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
-        config = self.config
-        x = self.see(inputs.features) + self.modulate(hidden)
+        config, shape = self.config, inputs.features.shape[:-1]
+        # As one long list of candidates: backwards, XLA makes better loops of it than of more axes.
+        context = jnp.broadcast_to(self.modulate(hidden)[..., None, :], (*shape, config.hidden))
+        x = self.see(inputs.features.reshape(-1, inputs.features.shape[-1]))
+        x = x + context.reshape(-1, config.hidden)
         for layer in range(config.layers):
             if layer:
                 x = self.deeper[layer - 1](x)
             x = nn.relu(self.head_norms[layer](x) if config.layer_norm else x)
-        judged = self.judge(x)[..., 0]
+        judged = self.judge(x).reshape(shape)
         if not config.residual:
             return judged
         limit = config.residual_limit
@@ -278,14 +297,38 @@ class FlaxNetwork:
     def advance(self, params: Params, carry: Carry, context: jax.Array) -> tuple[Carry, jax.Array]:
         return self._module.apply({"params": params}, carry, context, method=self._kind.advance)  # type: ignore[return-value]
 
+    def contexts(self, params: Params, metafeatures: jax.Array, contexts: jax.Array) -> jax.Array:
+        """Context vectors `[E, T, H]` of whole episodes, each from its start on: those of `advance`, trial by
+        trial."""
+        first = jax.vmap(partial(self.initial_carry, params))(metafeatures)
+        if self.config.cell != "gru" or self.config.head == "fixed":
+            advance = jax.vmap(partial(self.advance, params))
+            return jnp.moveaxis(jax.lax.scan(advance, first, jnp.moveaxis(contexts, 1, 0))[1], 0, 1)
+        apply = partial(self._module.apply, {"params": params})
+        shape = contexts.shape[1], contexts.shape[0], -1
+        rows = jnp.moveaxis(contexts, 1, 0).reshape(-1, contexts.shape[-1])
+        seen: Any = apply(rows, method=self._kind.see_context)
+        states = recurrence.gru(params["cell"], first, seen.reshape(shape))
+        hidden: Any = apply(states.reshape(-1, states.shape[-1]), method=self._kind.present)
+        return jnp.moveaxis(hidden.reshape(shape), 0, 1)
+
     def values(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
-        return self._module.apply({"params": params}, hidden, inputs, method=self._kind.values)  # type: ignore[return-value]
+        return self._judged(params, hidden, inputs, self._kind.values)
 
     def advantages(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
-        return self._module.apply({"params": params}, hidden, inputs, method=self._kind.advantages)  # type: ignore[return-value]
+        return self._judged(params, hidden, inputs, self._kind.advantages)
 
     def preferences(self, params: Params, hidden: jax.Array, inputs: CandidateInputs) -> jax.Array:
-        return self._module.apply({"params": params}, hidden, inputs, method=self._kind.preferences)  # type: ignore[return-value]
+        return self._judged(params, hidden, inputs, self._kind.preferences)
+
+    def _judged(self, params: Params, hidden: jax.Array, inputs: CandidateInputs, method: Any) -> jax.Array:
+        def judge(hidden: jax.Array, inputs: CandidateInputs) -> Any:
+            return self._module.apply({"params": params}, hidden, inputs, method=method)
+
+        if self.config.head == "fixed":  # it looks up the weights of each context's own configurations
+            for _ in hidden.shape[:-1]:
+                judge = jax.vmap(judge)
+        return judge(hidden, inputs)
 
 
 def _small(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

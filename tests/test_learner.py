@@ -98,7 +98,7 @@ def looked_at(
 
 def chosen_values(network: FlaxNetwork, params: Params, kept: Kept, metafeatures: jax.Array) -> jax.Array:
     """Q-values `[T]` of the chosen candidates of one episode, by the contexts of the fit."""
-    hidden = learner.contexts(network, params, kept, metafeatures)
+    hidden = network.contexts(params, metafeatures[None], kept.context[None])[0]
     inputs = CandidateInputs(kept.features[:, None], kept.start[:, None], kept.top)
     return jax.vmap(partial(network.values, params))(hidden, inputs)[:, 0]
 
@@ -238,7 +238,7 @@ def test_the_loss_is_that_of_a_loop() -> None:
     for episode in range(episodes):
         kept = jax.tree.map(lambda leaf, e=episode: leaf[e], batch.kept)
         values = chosen_values(network, params, kept, batch.metafeatures[episode])
-        hidden = learner.contexts(network, params, kept, batch.metafeatures[episode])
+        hidden = network.contexts(params, batch.metafeatures[episode][None], kept.context[None])[0]
         for t in range(trials):
             if not bool(valid[episode, t]):
                 continue

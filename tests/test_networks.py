@@ -77,6 +77,19 @@ def unrolled(config: NetworkConfig, params: Any, inputs: tuple) -> jax.Array:
 
 
 @pytest.mark.parametrize("config", variants())
+def test_episodes_together_are_what_each_is_trial_by_trial(config: NetworkConfig) -> None:
+    network, params = FlaxNetwork(config), shaken(parameters(config))
+    each = [random_inputs(4, seed) for seed in range(3)]
+    metafeatures, contexts, candidates = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    hidden = quick_jit(network.contexts)(params, metafeatures, contexts)
+    by_trial = jax.tree.map(lambda leaf: jnp.stack([leaf] * STEPS, axis=1), candidates)
+    values = quick_jit(network.values)(params, hidden, by_trial)
+    assert hidden.shape[:2] == (3, STEPS) and values.shape == (3, STEPS, 4)
+    for episode, inputs in enumerate(each):
+        np.testing.assert_allclose(values[episode], unrolled(config, params, inputs), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("config", variants())
 def test_every_parameter_has_a_finite_gradient_and_a_use(config: NetworkConfig) -> None:
     """At the start and after it; only behind a last layer that starts at zero may gradients be zero at
     first."""
@@ -335,6 +348,11 @@ def test_the_fixed_head_is_the_published_network() -> None:
     for columns in (list(range(9)), [4], [8, 0, 0, 3]):
         values = jax.vmap(lambda h: network.values(params, h, some_columns(columns)))(hidden)  # noqa: B023
         np.testing.assert_allclose(values, expected[:, columns], atol=1e-5)
+    given = jnp.asarray(meta, jnp.float32)[None], jnp.asarray(contexts, jnp.float32)[None]
+    asked = jnp.asarray([[3], [8], [0], [4], [1]], jnp.int32)  # another configuration in every trial
+    inputs = CandidateInputs(asked[None, :, :, None], jnp.zeros((1, 5, 1)), jnp.ones((1, 5)))
+    values = network.values(params, network.contexts(params, *given), inputs)
+    np.testing.assert_allclose(values[0, :, 0], expected[np.arange(5), asked[:, 0]], atol=1e-5)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm", "attention", "none"])
