@@ -210,3 +210,5 @@ def test_the_board_tells_every_end_and_progress_now_and_then() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for words in ("1 of 2 jobs done, 1 failed", "ValueError: no", "1/9 half"):
         assert words in shown
+    assert shown.splitlines()[0] == "training: 1 of 2 jobs done, 1 failed"
+    assert "done in 3 s (" not in shown  # the count stands above

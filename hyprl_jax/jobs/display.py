@@ -49,33 +49,36 @@ class Board:
         if event.kind == PROGRESS and recent and event.done < event.total:
             return
         self._told_at[event.name] = now
-        print(f"{self.what}: {event.name} {self.words(event)}", file=self._stream, flush=True)
+        ended = sum(one.kind in (DONE, FAILED) for one in self.ended)
+        count = f" ({ended} of {self.total} jobs ended)" if event.kind == DONE else ""
+        print(f"{self.what}: {event.name} {self.words(event)}{count}", file=self._stream, flush=True)
 
     def words(self, event: Event) -> str:
         """How a job stands, in words."""
-        ended = sum(one.kind in (DONE, FAILED) for one in self.ended)
         if event.kind == PROGRESS:
             return f"{event.done}/{event.total} {event.detail}".rstrip()
         if event.kind == DONE:
-            return f"done in {event.seconds:.0f} s ({ended} of {self.total} jobs ended)"
+            return f"done in {event.seconds:.0f} s"
         if event.kind == FAILED:
             return f"failed: {event.detail}"
         return "stopped" if event.kind == STOPPED else "started"
 
     def table(self) -> Any:
         """The live table: what runs, and what ended last."""
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         failed = sum(one.kind == FAILED for one in self.ended)
         done = sum(one.kind == DONE for one in self.ended)
         title = f"{self.what}: {done} of {self.total} jobs done" + (f", {failed} failed" if failed else "")
-        table = Table(title=title, title_justify="left")
+        table = Table()
         for column in ("job", "state"):
             table.add_column(column)
         last = self.ended[-max(0, _ROWS - len(self.running)) :] if len(self.running) < _ROWS else []
         for event in (*last, *list(self.running.values())[:_ROWS]):
-            table.add_row(event.name, self.words(event))
-        return table
+            table.add_row(Text(event.name), Text(self.words(event)))
+        return Group(Text(title, style="italic"), table)  # a title of the table would be as narrow as it
 
 
 @contextmanager
