@@ -26,12 +26,7 @@ def gru(weights: Weights, first: jax.Array, inputs: jax.Array) -> jax.Array:
     Cho et al. 2014 (arXiv 1406.1078), with the reset gate on the state's share of the candidate as
     `flax.linen.GRUCell` has it.
     """
-
-    def advance(state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        state = _gates(weights, state, x)[-1]
-        return state, state
-
-    return jax.lax.scan(advance, first, inputs)[1]
+    return _forward(weights, first, inputs)[0]
 
 
 def _gates(weights: Weights, state: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -82,12 +77,10 @@ def _backward(saved: tuple, gradients: jax.Array) -> tuple[Weights, jax.Array, j
     ones = jnp.ones((1, x.shape[0]), x.dtype)  # as a product it is faster on CPUs than as a sum over rows
 
     def of_weight(name: str) -> dict[str, jax.Array]:
-        kernel = (x if name.startswith("i") else state).T @ told[name]
-        return (
-            {"kernel": kernel, "bias": (ones @ told[name])[0]}
-            if "bias" in weights[name]
-            else {"kernel": kernel}
-        )
+        found = {"kernel": (x if name.startswith("i") else state).T @ told[name]}
+        if "bias" in weights[name]:
+            found["bias"] = (ones @ told[name])[0]
+        return found
 
     of_inputs = sum(told[name] @ back[name] for name in ("ir", "iz", "in"))
     return {name: of_weight(name) for name in weights}, of_first, jnp.reshape(of_inputs, inputs.shape)

@@ -22,7 +22,7 @@ from hyprl_jax.sealing import MANIFEST, seal
 from hyprl_jax.streams import Pack, PackWriter, pack_collection
 from hyprl_jax.streams.files import DESCRIBED, LARGE
 from hyprl_jax.surfaces import TaskTables
-from hyprl_jax.surfaces.reading import DESCRIPTION
+from hyprl_jax.surfaces.reading import CARD, SPACE, TABLES, read_description
 
 TASKS, COLUMNS = 5, 6
 
@@ -194,10 +194,10 @@ def cut(name: str) -> Callable[[Path], None]:
 
 MISDESCRIBED: dict[str, Callable[[Path], None]] = {
     "another collection": described_otherwise,
-    "half a card": cut(DESCRIPTION[0]),
-    "half a space": cut(DESCRIPTION[1]),
-    "half of the tasks": cut(DESCRIPTION[2]),
-    "no configurations": lambda path: (path / DESCRIBED / DESCRIPTION[3]).unlink(),
+    "half a card": cut(CARD),
+    "half a space": cut(SPACE),
+    "half of the tasks": cut(TABLES[0]),
+    "no configurations": lambda path: (path / DESCRIBED / TABLES[1]).unlink(),
 }
 
 
@@ -217,7 +217,7 @@ def test_misleading_descriptions_are_refused_in_one_line(what: str, tmp_path: Pa
 def test_a_description_of_something_else_is_not_packed(tmp_path: Path) -> None:
     other = Path(tiny_runs.write_collections(tmp_path / "others")["grid"])
     with pytest.raises(InputError, match="describes something else"):
-        PackWriter(tmp_path / "pack", outline(), described=other)
+        PackWriter(tmp_path / "pack", outline(), described=read_description(other))
     assert [entry.name for entry in tmp_path.iterdir()] == ["others"]
 
 

@@ -3,9 +3,8 @@
 Both ceilings are measured with one device, as the parts of a training step are (`parts`), and each is the
 best of several runs: whatever else the machine does can only lower them. XLA spreads a large product over all
 cores of a CPU, though each is a device of its own in training: a product counts for each core that it keeps
-busy. The memory ceiling depends on where
-the arrays lie, so it is measured for arrays of several sizes, from some that fit into the nearest caches to
-some well beyond the last-level cache.
+busy. The memory ceiling depends on where the arrays lie, so it is measured for arrays of several sizes, from
+some that fit into the nearest caches to some well beyond the last-level cache.
 """
 
 from __future__ import annotations

@@ -16,12 +16,13 @@ from typing import BinaryIO
 import numpy as np
 
 from hyprl_jax.sealing import DamagedError
-from hyprl_jax.surfaces import TaskTables
+from hyprl_jax.surfaces import Collection, TaskTables
+from hyprl_jax.surfaces.tables import outline as outline_of
 
 FORMAT = "hyprl-jax pack 1"
 NAMES = "names.json"
 DESCRIBED = "described"
-"""The folder with the files that say what the collection is about, see `surfaces.reading`."""
+"""The folder with what the collection is about, see `surfaces.reading.read_description`."""
 LARGE: dict[str, np.dtype] = {
     "objective": np.dtype(np.float32),
     "unit": np.dtype(np.float32),
@@ -68,8 +69,9 @@ def fault_of(outline: TaskTables) -> str | None:
     return "a metafeature is infinite" if np.isinf(outline.metafeatures).any() else None
 
 
-def same_but_values(one: TaskTables, other: TaskTables) -> bool:
-    """Whether two collections have the same tasks, configurations, features and direction."""
+def describes(collection: Collection, outline: TaskTables) -> bool:
+    """Whether a collection has the tasks, configurations, features and direction of an outline."""
+    one, other = outline_of(collection), outline
     words = all(getattr(one, name) == getattr(other, name) for name in (*NAME_FIELDS, "direction"))
     arrays = ("config_ids", "encodings", "metafeatures")
     return words and all(

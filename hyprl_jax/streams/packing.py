@@ -44,7 +44,7 @@ def pack_collection(name_or_path: str | Path, out: str | Path) -> Path:
     frame = read_description(folder)
     outline = outline_of(frame)
     shape = (len(outline.tasks), len(outline.config_ids))
-    with PackWriter(out, outline, described=folder) as writer:
+    with PackWriter(out, outline, described=frame) as writer:
         try:
             scratch = Path(
                 tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".sums", dir=out.absolute().parent)

@@ -7,7 +7,7 @@ rows.
                     `hyprl_jax.bank.SurfaceBank`
     sums.npy        `[D]` uint32: CRC-32 of a task's rows in these four, in this order
     best.npy, worst.npy, metafeatures.npy, encodings.npy, config_ids.npy
-    described/      card, space, tasks and configurations of the collection as they were, where it had them
+    described/      card, space, tasks and configurations of the collection, where they were given
 
 Nothing in the files is trusted. What is small is hashed when a pack is opened; of the four large files the
 sizes and headers are checked then, and every row when it is read: its checksum, and that its values are what
@@ -38,13 +38,12 @@ from hyprl_jax.streams.files import (
     NAMES,
     SMALL,
     Map,
+    describes,
     fault_of,
     read_small,
-    same_but_values,
 )
 from hyprl_jax.surfaces import Collection, TaskTables
 from hyprl_jax.surfaces.reading import read_description
-from hyprl_jax.surfaces.tables import outline as outline_of
 
 __all__ = ["Pack", "Rows"]
 
@@ -147,7 +146,7 @@ class Pack:
             found = read_description(self.path / DESCRIBED)
         except InputError as fault:
             raise self._damaged(str(fault)) from None
-        if not same_but_values(outline_of(found), self.outline):
+        if not describes(found, self.outline):
             raise self._damaged(f"what {DESCRIBED}/ says is not what was packed")
         return found
 

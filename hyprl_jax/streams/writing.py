@@ -26,12 +26,11 @@ from hyprl_jax.streams.files import (
     NAME_FIELDS,
     NAMES,
     SMALL,
+    describes,
     fault_of,
-    same_but_values,
 )
-from hyprl_jax.surfaces import TaskTables
-from hyprl_jax.surfaces.reading import DESCRIPTION, read_description
-from hyprl_jax.surfaces.tables import outline as outline_of
+from hyprl_jax.surfaces import Collection, TaskTables
+from hyprl_jax.surfaces.writing import write_description
 
 __all__ = ["PackWriter"]
 
@@ -43,15 +42,15 @@ class PackWriter:
     Args:
         path: the folder; it must not exist.
         outline: the collection; its values and costs are not used.
-        described: a folder with the card, space, tasks and configurations of the collection, that are to be
-            copied; a policy that was trained on a pack without them cannot be exported.
+        described: the collection, whose card, space, tasks and configurations are kept with the pack; a
+            policy that was trained on a pack without them cannot be exported.
 
     Raises InputError for an outline that makes no sense, a description of something else, too little space on
     the disk, or a fault of writing.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], outline: TaskTables, described: Path | None = None
+        self, path: str | os.PathLike[str], outline: TaskTables, described: Collection | None = None
     ) -> None:
         self.path = Path(path).expanduser().absolute()
         self._outline, self._described = outline, described
@@ -60,8 +59,9 @@ class PackWriter:
             raise InputError(f"{self.path} exists: choose another folder")
         if wrong := fault_of(outline):
             raise InputError(f"cannot pack {outline.collection!r}: {wrong}")
-        if described is not None and not same_but_values(outline_of(read_description(described)), outline):
-            raise InputError(f"cannot pack {outline.collection!r}: {described} describes something else")
+        if described is not None and not describes(described, outline):
+            other = described.info.name
+            raise InputError(f"cannot pack {outline.collection!r}: {other!r} describes something else")
         self._done = 0
         self._small = {name: np.zeros(tasks, SMALL[name]) for name in ("sums", "best", "worst")}
         self._files: dict[str, BinaryIO] = {}
@@ -160,8 +160,7 @@ class PackWriter:
         (self._folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
         if self._described is not None:
             (self._folder / DESCRIBED).mkdir()
-            for name in DESCRIPTION:
-                shutil.copyfile(self._described / name, self._folder / DESCRIBED / name)
+            write_description(self._described, self._folder / DESCRIBED)
         header = {"format": FORMAT, "collection": outline.collection, "direction": outline.direction}
         seal(self._folder, header | {"packed_from": outline.content_hash})
         os.rename(self._folder, self.path)

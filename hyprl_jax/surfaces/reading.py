@@ -31,8 +31,6 @@ CARD, SPACE = "collection.json", "space.json"
 PACKED = "sums.npy"
 """A file that stands in the folder of a packed collection alone, see `hyprl_jax.streams.packs`."""
 TABLES = ("tasks.parquet", "configs.parquet", "evaluations.parquet")
-DESCRIPTION = (CARD, SPACE, *TABLES[:2])
-"""The files that say what a collection is about, without its evaluations."""
 
 __all__ = [
     "check_types",

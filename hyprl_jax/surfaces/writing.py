@@ -21,7 +21,7 @@ from hyprl_jax.surfaces.collection import Collection, canonical, content_hash
 from hyprl_jax.surfaces.reading import CARD, SPACE, TABLES
 from hyprl_jax.surfaces.space_json import space_to_json
 
-__all__ = ["write_collection"]
+__all__ = ["write_collection", "write_description"]
 
 
 def write_collection(
@@ -74,6 +74,15 @@ def write_collection(
     return path
 
 
+def write_description(collection: Collection, folder: Path) -> None:
+    """Writes what a collection is about, without its evaluations, into a folder that is there; its content
+    hash stays as it is. Raises OSError; `read_description` reads it."""
+    for name, content in _texts(collection).items():
+        _write_file(folder / name, content)
+    for name, frame in zip(TABLES[:2], (collection.tasks, collection.configs), strict=True):
+        _write_table(folder / name, frame)
+
+
 def _check_target(path: Path, overwrite: bool) -> None:
     if not path.exists() and not path.is_symlink():
         return
@@ -85,13 +94,18 @@ def _check_target(path: Path, overwrite: bool) -> None:
 
 def _files(collection: Collection, extra_files: Mapping[str, str]) -> dict[str, str]:
     info = dataclasses.replace(collection.info, content_hash=content_hash(collection))
-    card = json.dumps(info.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    files = {CARD: card, SPACE: space_to_json(collection.space)}
+    files = _texts(dataclasses.replace(collection, info=info))
     for name, content in extra_files.items():
         if name in files or name in TABLES or Path(name).name != name or name.startswith("."):
             raise InputError(f"'{name}' is not a name for a further file of a collection")
         files[name] = content
     return files
+
+
+def _texts(collection: Collection) -> dict[str, str]:
+    """Card and space by the names of their files."""
+    card = json.dumps(collection.info.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return {CARD: card, SPACE: space_to_json(collection.space)}
 
 
 def _write_file(path: Path, content: str) -> None:
